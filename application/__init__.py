@@ -1,0 +1,1 @@
+"""What can be asked for: five messages, one turn each, and the ports they need."""

@@ -1,0 +1,334 @@
+"""What the use cases need from outside: small protocols, each with a suite that its adapters pass."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, Protocol, Self
+
+from domain.agent import Agent
+from domain.aggregate import By, MinuteEvent
+from domain.conversation import Conversation
+
+TurnState = Literal["running", "committed", "failed", "abandoned"]
+
+
+# --- the log -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedEvent:
+    """One event as it stands in the log; `data` is what the event itself says, upcast to today."""
+
+    position: int
+    stream: str
+    version: int
+    type: str
+    conversation_id: str
+    turn_id: str
+    actor: str
+    recorded_at: datetime
+    data: Mapping[str, Any]
+
+
+class EventLog(Protocol):
+    """The log, read: position order is commit order, without gaps."""
+
+    async def read(self, first: int, last: int) -> Sequence[LoggedEvent]:
+        """Return the events with positions from `first` to `last`, both included, in order."""
+
+    async def head(self) -> int:
+        """Return the position of the newest event, 0 for an empty log."""
+
+
+# --- turns ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRequest:
+    """What somebody asks for, before it is accepted."""
+
+    turn_id: str
+    conversation_id: str
+    subject: str
+    kind: str
+    payload: Mapping[str, Any]
+    payload_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRow:
+    """A turn as the store knows it. Times are UTC; `payload` is None once the turn is committed."""
+
+    turn_id: str
+    conversation_id: str
+    subject: str
+    kind: str
+    payload: Mapping[str, Any] | None
+    payload_hash: str
+    state: TurnState
+    attempt: int
+    node: str
+    accepted_at: datetime
+    ended_at: datetime | None = None
+    first_position: int | None = None
+    last_position: int | None = None
+    provisional_frames: int = 0
+    code: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The turn is ours to run."""
+
+    row: TurnRow
+
+
+@dataclass(frozen=True, slots=True)
+class Existing:
+    """A turn with this id was accepted before."""
+
+    row: TurnRow
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Another turn of this conversation is running."""
+
+    running_turn_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What the store says about the turns a node believes it is running."""
+
+    lost: frozenset[str]
+    cancelled: frozenset[str]
+
+
+class Turns(Protocol):
+    """The turns, kept: one running a conversation over all processes, each leased to its node.
+
+    All times and leases are the database's clock. A conversation of another subject does not
+    exist: every method raises `ConversationNotFoundError` or returns None for it.
+    """
+
+    async def accept(self, request: TurnRequest) -> Accepted | Existing | Busy:
+        """Make the turn this node's running one, once; first frees an expired lease in its way."""
+
+    async def find(self, turn_id: str, subject: str) -> TurnRow | None:
+        """Return the turn, or None when there is none for this subject."""
+
+    async def withdraw(self, turn_id: str, attempt: int) -> None:
+        """Take back a turn that was refused before it opened, as if it had never been accepted."""
+
+    async def fail(self, turn_id: str, attempt: int, code: str, provisional_frames: int) -> bool:
+        """Close a running turn of this node as failed; False when it is not running any more."""
+
+    async def retry(self, turn_id: str, subject: str) -> Accepted | Existing | Busy | None:
+        """Run a failed or abandoned turn again, as its next attempt. None: no such turn.
+
+        `Existing`: it is running or committed, so there is nothing to retry.
+        """
+
+    async def request_cancel(self, turn_id: str, subject: str) -> TurnRow | None:
+        """Ask whichever node runs the turn to stop it; returns the row as it is."""
+
+    async def renew(self, turn_ids: Sequence[str]) -> Renewal:
+        """Extend the leases of this node's turns in one statement."""
+
+    async def sweep(self) -> Sequence[str]:
+        """Abandon every turn whose lease has run out; returns their ids."""
+
+    async def abandon(self, turn_ids: Sequence[str]) -> None:
+        """Abandon these turns of this node by name (shutdown)."""
+
+
+# --- the unit of work ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """Which running turn a commit closes, and what is stored with it."""
+
+    turn_id: str
+    attempt: int
+    provisional_frames: int
+    # Set where the turn repeats an earlier one: its outcome is that one's, with no new event.
+    first_position: int | None = None
+    last_position: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a commit stored. `events` is empty where nothing new was recorded."""
+
+    first_position: int | None
+    last_position: int | None
+    events: Sequence[LoggedEvent]
+
+
+class UnitOfWork(Protocol):
+    """Both aggregates of one conversation, loaded once and committed once.
+
+    It holds no connection between loading and committing. Leaving it without `commit()` changes
+    nothing; a second `commit()` is an error.
+    """
+
+    async def __aenter__(self) -> Self:
+        """Load both aggregates and the newest events of the conversation in one round trip."""
+
+    async def __aexit__(self, *_: object) -> None:
+        """Forget what was recorded and not committed."""
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the conversation has yet to be started."""
+
+    @property
+    def conversation(self) -> Conversation:
+        """The conversation; raises `ConversationNotFoundError` where there is none yet."""
+
+    @property
+    def agent(self) -> Agent:
+        """Who is on; raises `ConversationNotFoundError` where there is no conversation yet."""
+
+    def start(self, by: By, agent: str) -> None:
+        """Start the conversation with this agent on."""
+
+    def newest_first(self) -> AsyncIterator[MinuteEvent]:
+        """Walk back through the conversation's events, recorded and stored, newest first."""
+
+    async def commit(self, closing: Closing) -> Committed:
+        """Store what both aggregates recorded and close the turn, in one transaction.
+
+        Raises `ConflictError` when somebody else wrote first, `TurnLostError` when the lease went
+        to another node, `StoreUnavailableError` when the database does not answer.
+        """
+
+
+# --- the model -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Something said by the person (`user`) or by the agent (`assistant`)."""
+
+    role: Literal["user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallMade:
+    """A tool call the agent made, under the model's own id. `arguments` is JSON text."""
+
+    model_call_id: str
+    tool: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResultGiven:
+    """What came of a call; exactly one follows each `CallMade` before anything is said again."""
+
+    model_call_id: str
+    tool: str
+    content: str
+
+
+ModelMessage = Said | CallMade | ResultGiven
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool as the model sees it; `parameters` is a JSON Schema object."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """One call of a model: everything it may know and use."""
+
+    model: str
+    agent: str
+    instructions: str
+    messages: Sequence[ModelMessage]
+    tools: Sequence[Tool] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of the answer's text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A whole tool call of the answer; `arguments` is the text the model sent, JSON or not."""
+
+    model_call_id: str
+    tool: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end of an answer. Tokens are counts as the provider gave them, 0 where it gave none."""
+
+    reason: str
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+ModelChunk = TextDelta | ToolCall | Finished
+
+
+class LanguageModel(Protocol):
+    """A model that answers in pieces: any number of deltas and calls, then exactly one `Finished`.
+
+    Raises `ModelError` subclasses (application/errors.py) and nothing else; closing the iterator
+    stops the request.
+    """
+
+    def answer(self, request: ModelRequest) -> AsyncIterator[ModelChunk]:
+        """Stream the model's answer."""
+
+
+# --- the rest ------------------------------------------------------------------------------------
+
+
+class Metrics(Protocol):
+    """What is counted. Durations are seconds."""
+
+    def stream_opened(self) -> None: ...
+    def stream_closed(self, seconds: float) -> None: ...
+    def turn_started(self) -> None: ...
+    def turn_ended(self, kind: str, outcome: str, seconds: float) -> None: ...
+    def committed(self, operation: str, status: str, seconds: float) -> None: ...
+    def append_conflict(self) -> None: ...
+    def batch_appended(self, saves: int) -> None: ...
+    def model_called(self, model: str, outcome: str, seconds: float, input_tokens: int, output_tokens: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The bounds a turn keeps. Sizes are bytes, times are seconds, tokens are estimates (4 bytes each)."""
+
+    switches: int = 50
+    universal_switches: int = 100
+    model_calls: int = 25
+    message_bytes: int = 1024 * 1024
+    busy_wait_s: float = 5.0
+    view_tokens: int = 24_000
+    model_timeout_s: float = 120.0
+    chunk_log_frames: int = 20_000
+    chunk_log_bytes: int = 16 * 1024 * 1024
+
+
+UnitOfWorkFactory = Callable[[str, str], UnitOfWork]  # (conversation id, turn id)
+Sleep = Callable[[float], Awaitable[None]]
+Emit = Callable[[str, Mapping[str, Any]], None]
+

@@ -1,0 +1,1 @@
+"""What is true: the two aggregates, their values and the rules they keep."""
