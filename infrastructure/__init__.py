@@ -1,0 +1,1 @@
+"""How it is kept: the adapters of the application's ports."""
