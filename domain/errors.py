@@ -94,3 +94,9 @@ class SwitchLimitReachedError(MinutebookError):
     """The agent of this conversation has been switched {limit} times, which is the limit."""
 
     code = "switch_limit_reached"
+
+
+class CallClosedError(MinutebookError):
+    """The call {call_id} was closed ({reason}) and takes neither a decision nor a result any more."""
+
+    code = "call_closed"
