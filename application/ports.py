@@ -1,6 +1,6 @@
 """What the use cases need from outside: small protocols, each with a suite that its adapters pass."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Protocol, Self
@@ -74,6 +74,17 @@ class TurnRow:
     last_position: int | None = None
     provisional_frames: int = 0
     code: str | None = None
+    # What the terminal frame said beside the positions: the state reached, or the failure's sentence.
+    outcome: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a turn failed, as its terminal frame says it."""
+
+    code: str
+    message: str
+    provisional_frames: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +132,7 @@ class Turns(Protocol):
     async def withdraw(self, turn_id: str, attempt: int) -> None:
         """Take back a turn that was refused before it opened, as if it had never been accepted."""
 
-    async def fail(self, turn_id: str, attempt: int, code: str, provisional_frames: int) -> bool:
+    async def fail(self, turn_id: str, attempt: int, failure: Failure) -> bool:
         """Close a running turn of this node as failed; False when it is not running any more."""
 
     async def retry(self, turn_id: str, subject: str) -> Accepted | Existing | Busy | None:
@@ -153,6 +164,8 @@ class Closing:
     turn_id: str
     attempt: int
     provisional_frames: int
+    # What the terminal frame says beside the positions; None stands for idle and waiting for nothing.
+    outcome: Mapping[str, Any] | None = None
     # Set where the turn repeats an earlier one: its outcome is that one's, with no new event.
     first_position: int | None = None
     last_position: int | None = None
@@ -329,6 +342,4 @@ class Limits:
 
 
 UnitOfWorkFactory = Callable[[str, str], UnitOfWork]  # (conversation id, turn id)
-Sleep = Callable[[float], Awaitable[None]]
-Emit = Callable[[str, Mapping[str, Any]], None]
 

@@ -1,0 +1,203 @@
+"""The five messages in (the code twin of docs/protocol.md, section 2)."""
+
+import json
+import math
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from application.errors import InvalidJsonError, InvalidMessageError, MessageTooLargeError
+
+MAX_DEPTH = 100
+ID_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9_.:-]{0,254}\Z"
+
+
+def storable(value: Any) -> Any:
+    """Return `value` if the log can keep it for ever and every reader can read it.
+
+    Raises `ValueError` for NUL characters, lone surrogates, numbers that are not JSON and deep nesting.
+    """
+    todo: list[tuple[Any, int]] = [(value, 0)]
+    while todo:
+        item, depth = todo.pop()
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
+        if isinstance(item, str):
+            _refuse_unstorable_text(item)
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise ValueError("it has a number that JSON does not have")
+        elif isinstance(item, dict):
+            todo.extend((part, depth + 1) for pair in item.items() for part in pair)
+        elif isinstance(item, list):
+            todo.extend((part, depth + 1) for part in item)
+    return value
+
+
+def _refuse_unstorable_text(text: str) -> None:
+    if "\x00" in text:
+        raise ValueError("it has a NUL character")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("it has half of a surrogate pair, which is no character") from None
+
+
+Id = Annotated[str, Field(pattern=ID_PATTERN)]
+Text = Annotated[str, Field(min_length=1), AfterValidator(storable)]
+Json = Annotated[Any, AfterValidator(storable)]
+
+
+class Message(BaseModel):
+    """What the messages share: nothing unknown is silently dropped."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class UserMessage(Message):
+    """A person said something; starts the conversation where there is none."""
+
+    type: Literal["user_message"]
+    content: Text
+    agent: Text | None = None
+
+
+class ToolResult(Message):
+    """The client ran a tool: `result` (any JSON, falsy values too) or `error` (text)."""
+
+    type: Literal["tool_result"]
+    call_id: Id
+    result: Json = None
+    error: Text | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "ToolResult":
+        if ("result" in self.model_fields_set) == (self.error is not None):
+            raise ValueError("give either result or error")
+        return self
+
+
+class SwitchAgent(Message):
+    """The person wants another agent. No model is called."""
+
+    type: Literal["switch_agent"]
+    agent: Text
+    reason: Text | None = None
+
+
+class HitlDecision(Message):
+    """A person decides on one tool call; `arguments` are the whole new ones, for edit."""
+
+    type: Literal["hitl_decision"]
+    call_id: Id
+    decision: Literal["approve", "edit", "reject"]
+    arguments: Annotated[dict[str, Any], AfterValidator(storable)] | None = None
+    feedback: Text | None = None
+
+    @model_validator(mode="after")
+    def _arguments_go_with_edit(self) -> "HitlDecision":
+        if (self.decision == "edit") != (self.arguments is not None):
+            raise ValueError("arguments go with edit, and with nothing else")
+        return self
+
+
+class PlanDecision(Message):
+    """A person decides on one version of a plan; `feedback` is required for modify."""
+
+    type: Literal["plan_decision"]
+    plan_id: Id
+    plan_version: Annotated[int, Field(ge=1, le=1_000_000)]
+    decision: Literal["approve", "modify", "reject"]
+    feedback: Text | None = None
+
+    @model_validator(mode="after")
+    def _modify_says_what(self) -> "PlanDecision":
+        if self.decision == "modify" and not self.feedback:
+            raise ValueError("modify needs feedback: what should change?")
+        return self
+
+
+AnyMessage = Annotated[
+    UserMessage | ToolResult | SwitchAgent | HitlDecision | PlanDecision, Field(discriminator="type")
+]
+
+
+class Asked(Message):
+    """The body of `POST /v1/messages/stream`."""
+
+    conversation_id: Id | None = None
+    turn_id: Id | None = None
+    message: AnyMessage
+
+
+_ASKED: TypeAdapter[Asked] = TypeAdapter(Asked)
+_MESSAGE: TypeAdapter[AnyMessage] = TypeAdapter(AnyMessage)
+
+
+def parsed_json(body: bytes) -> Any:
+    """Read a JSON body strictly. Raises `InvalidJsonError`."""
+    try:
+        return json.loads(body, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+    except RecursionError:
+        raise InvalidJsonError(reason="it is nested too deeply") from None
+    except UnicodeDecodeError:
+        raise InvalidJsonError(reason="it is not UTF-8") from None
+    except ValueError as error:
+        raise InvalidJsonError(reason=str(error)) from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    return found
+
+
+def parsed_request(value: Any, limit: int) -> Asked:
+    """Read a request. Raises `InvalidMessageError`, or `MessageTooLargeError` above `limit` bytes."""
+    try:
+        asked = _ASKED.validate_python(value)
+    except ValidationError as error:
+        raise InvalidMessageError(reason=_first_reason(error)) from None
+    refuse_too_large(asked.message, limit)
+    return asked
+
+
+def stored_message(payload: Mapping[str, Any]) -> AnyMessage:
+    """Read a message back that was accepted before."""
+    return _MESSAGE.validate_python(payload)
+
+
+def payload_of(message: AnyMessage) -> dict[str, Any]:
+    """Return the message as it is stored with its turn: the fields that were given."""
+    return message.model_dump(mode="python", exclude_unset=True)
+
+
+def payload_hash(payload: Mapping[str, Any]) -> str:
+    """Return the digest that tells whether two messages say the same."""
+    text = json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return sha256(text.encode()).hexdigest()
+
+
+def refuse_too_large(message: AnyMessage, limit: int) -> None:
+    """Raise `MessageTooLargeError` where a text, result or argument set is larger than `limit` bytes."""
+    for value in payload_of(message).values():
+        size = len(value.encode()) if isinstance(value, str) else len(json.dumps(value, ensure_ascii=False).encode())
+        if size > limit:
+            raise MessageTooLargeError(limit=limit)
+
+
+def _first_reason(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    # The union's tag and our own nesting are no help to the one who wrote the message.
+    where = ".".join(str(part) for part in first["loc"] if part not in _TAGS)
+    said = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {said}" if where else said
+
+
+_TAGS = {"user_message", "tool_result", "switch_agent", "hitl_decision", "plan_decision"}
