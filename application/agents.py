@@ -121,7 +121,7 @@ class AgentRoster:
         return self._profiles[name]
 
     def tools_for(self, name: str) -> tuple[Tool, ...]:
-        """Return what this agent's model is offered: its own tools, then ours, which name the agents there are."""
+        """Return what this agent's model is offered: its own tools, then ours, naming the others."""
         profile = self.get(name)
         tools = profile.tools
         if len(self._profiles) > 1:

@@ -5,8 +5,8 @@ is a change of a file outside the profile's `writes` patterns. What no rule name
 
 A path is judged as text. It has to be relative, with `/` between its parts, and free of everything that
 some system reads as a way out: `..`, backslashes, drives, `~`, percent signs before hex digits, control
-characters, look-alikes that normalise to any of these, and parts that end in a dot or a space. Symbolic links are
-the client's to watch, which alone knows its disk.
+characters, look-alikes that normalise to any of these, and parts that end in a dot or a space.
+Symbolic links are the client's to watch, which alone knows its disk.
 """
 
 import json
