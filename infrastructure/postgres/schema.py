@@ -1,7 +1,6 @@
 """The tables and how they come to be: numbered files of SQL, each applied once, in order."""
 
 from importlib.resources import files
-from typing import LiteralString, cast
 
 import psycopg
 
@@ -52,7 +51,9 @@ def check(conninfo: str) -> None:
 
 
 def _connect(conninfo: str) -> psycopg.Connection:
-    return psycopg.connect(conninfo, autocommit=True, application_name="minutebook migrate", connect_timeout=10)
+    return psycopg.connect(
+        conninfo, autocommit=True, application_name="minutebook migrate", connect_timeout=10
+    )
 
 
 def _check_server(connection: psycopg.Connection) -> None:
@@ -79,11 +80,11 @@ def _refuse_newer(applied: set[int]) -> None:
 
 def _apply(connection: psycopg.Connection, version: int, name: str, script: str) -> None:
     with connection.transaction():
-        connection.execute(cast(LiteralString, script))
+        connection.execute(script)
         connection.execute("INSERT INTO migrations (version, name) VALUES (%s, %s)", [version, name])
 
 
 def _migrations() -> dict[int, tuple[str, str]]:
     folder = files(__package__) / "migrations"
-    scripts = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".sql")), key=lambda e: e.name)
-    return {int(entry.name.split("_")[0]): (entry.name, entry.read_text("utf-8")) for entry in scripts}
+    scripts = {entry.name: entry.read_text("utf-8") for entry in folder.iterdir() if entry.name.endswith(".sql")}
+    return {int(name.split("_")[0]): (name, scripts[name]) for name in sorted(scripts)}

@@ -1,0 +1,40 @@
+"""Connections that notice when the other end is gone, and errors that say no more than they must."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
+
+from application.errors import StoreUnavailableError
+
+# A peer that vanished is noticed in about 15 s, whether we wait for it to answer or to take our bytes.
+_LIVENESS: Mapping[str, Any] = {
+    "keepalives": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+
+
+def arguments(name: str, statement_timeout_s: float, connect_timeout_s: int = 5) -> dict[str, Any]:
+    """Return what every connection is opened with; `name` is shown in `pg_stat_activity`."""
+    options = f"-c statement_timeout={int(statement_timeout_s * 1000)} -c timezone=UTC"
+    return {
+        **_LIVENESS,
+        "autocommit": True,
+        "application_name": name,
+        "connect_timeout": connect_timeout_s,
+        "options": options,
+    }
+
+
+@asynccontextmanager
+async def store_errors() -> AsyncIterator[None]:
+    """Turn every failure of the database into `StoreUnavailableError`, without its details."""
+    try:
+        yield
+    except (psycopg.Error, PoolTimeout, PoolClosed, TooManyRequests, OSError) as error:
+        raise StoreUnavailableError from error

@@ -1,0 +1,62 @@
+"""The hint that there is something new in the log."""
+
+import asyncio
+import contextlib
+
+import psycopg
+
+from infrastructure.postgres.connections import arguments
+
+CHANNEL = "minutebook_log"
+
+
+class Notifier:
+    """Says on `minutebook_log` how far the log goes, at most once in `pause_s` seconds.
+
+    It never waits with an append: NOTIFY takes a lock of the whole cluster through its flush. It
+    has a connection of its own, and whatever goes wrong is forgotten: readers also poll.
+    """
+
+    def __init__(self, conninfo: str, pause_s: float = 0.01) -> None:
+        self._conninfo = conninfo
+        self._pause_s = pause_s
+        self._head = 0
+        self._news = asyncio.Event()
+        self._connection: psycopg.AsyncConnection | None = None
+
+    def tell(self, head: int) -> None:
+        """Announce this position soon, or a later one."""
+        self._head = max(self._head, head)
+        self._news.set()
+
+    async def run(self) -> None:
+        """Announce until cancelled."""
+        try:
+            while True:
+                await self._news.wait()
+                self._news.clear()
+                await self._announce()
+                await asyncio.sleep(self._pause_s)
+        finally:
+            await self._close()
+
+    async def _announce(self) -> None:
+        try:
+            connection = await self._connected()
+            await connection.execute("SELECT pg_notify(%s, %s)", [CHANNEL, str(self._head)], prepare=True)
+        except (psycopg.Error, OSError):
+            await self._close()
+            await asyncio.sleep(1)
+
+    async def _connected(self) -> psycopg.AsyncConnection:
+        if self._connection is None:
+            settings = arguments("minutebook notify", statement_timeout_s=5)
+            settings["options"] += " -c synchronous_commit=off"  # a lost hint is not waited for
+            self._connection = await psycopg.AsyncConnection.connect(self._conninfo, **settings)
+        return self._connection
+
+    async def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(psycopg.Error, OSError):
+                await connection.close()

@@ -1,0 +1,53 @@
+"""The pool that everything but the append and the tailing uses."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import psycopg
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
+
+from infrastructure.postgres.connections import arguments, store_errors
+
+__all__ = ["Pool", "create_pool", "open_pool", "store_errors"]
+
+Pool = AsyncConnectionPool[psycopg.AsyncConnection[TupleRow]]
+
+
+def create_pool(
+    conninfo: str,
+    *,
+    min_size: int = 2,
+    max_size: int = 10,
+    wait_s: float = 5.0,
+    statement_timeout_s: float = 30.0,
+) -> Pool:
+    """Return a closed pool of autocommit connections.
+
+    A connection is tried before it is given out, so one that died in the pool hurts nobody. Whoever
+    waits longer than `wait_s` seconds for one gets `PoolTimeout`, which `store_errors()` translates.
+    """
+    return AsyncConnectionPool(
+        conninfo,
+        kwargs=arguments("minutebook", statement_timeout_s),
+        min_size=min(min_size, max_size),
+        max_size=max_size,
+        timeout=wait_s,
+        max_idle=300.0,
+        max_lifetime=3600.0,
+        reconnect_timeout=30.0,
+        check=AsyncConnectionPool.check_connection,
+        open=False,
+        name="minutebook",
+    )
+
+
+@asynccontextmanager
+async def open_pool(conninfo: str, *, min_size: int = 2, max_size: int = 10) -> AsyncIterator[Pool]:
+    """Open a pool for the length of the block; it does not wait for the server to be there."""
+    pool = create_pool(conninfo, min_size=min_size, max_size=max_size)
+    await pool.open(wait=False)
+    try:
+        yield pool
+    finally:
+        await pool.close()
