@@ -1,0 +1,161 @@
+"""What tests ask for: a real PostgreSQL, databases, real conversations, and a watched event loop."""
+
+import asyncio
+import importlib
+import importlib.util
+import inspect
+import json
+import shutil
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from infrastructure.postgres.embedded import EmbeddedPostgres
+from tests.loop_watch import LoopWatch
+
+pytest_plugins = ["pytester"]
+
+REPOSITORY = Path(__file__).parent.parent
+TEMPLATE = "migrated"
+# No power is lost in a test: what is written need not reach the disk. Never in the product.
+NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "128MB"}
+WATCH = pytest.StashKey[LoopWatch]()
+
+
+# ---------------------------------------------------------------- PostgreSQL
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A folder outside pytest's own, which pytest closes to other users (the server may be one)."""
+    folder = Path(tempfile.mkdtemp(prefix="minutebook-test-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _database(server_url: str, name: str) -> str:
+    return server_url.replace("/minutebook?", f"/{name}?")
+
+
+def _run_sql(url: str, statement: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(statement.encode())
+
+
+def _make_template(server_url: str) -> None:
+    _run_sql(server_url, f"create database {TEMPLATE}")
+    if importlib.util.find_spec("infrastructure.postgres.schema"):
+        importlib.import_module("infrastructure.postgres.schema").migrate(_database(server_url, TEMPLATE))
+
+
+@contextmanager
+def _fresh_database(server_url: str, template: str) -> Iterator[str]:
+    name = f"test_{uuid.uuid4().hex}"
+    _run_sql(server_url, f"create database {name} template {template}")
+    try:
+        yield _database(server_url, name)
+    finally:
+        _run_sql(server_url, f"drop database if exists {name} with (force)")
+
+
+@contextmanager
+def _server(settings: dict[str, str]) -> Iterator[str]:
+    with _temporary_folder() as folder, EmbeddedPostgres(folder, settings=settings) as server:
+        url = server.start()
+        _make_template(url)
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of this test process's PostgreSQL, which does not flush to disk."""
+    with _server(NOT_DURABLE) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def durable_server() -> Iterator[str]:
+    """The URL of a second PostgreSQL with the product's own settings: every commit is on disk."""
+    with _server({}) as url:
+        yield url
+
+
+@pytest.fixture
+def database_url(postgres: str) -> Iterator[str]:
+    """A fresh, migrated and empty database of the test's own."""
+    with _fresh_database(postgres, TEMPLATE) as url:
+        yield url
+
+
+@pytest.fixture
+def bare_database_url(postgres: str) -> Iterator[str]:
+    """A fresh database of the test's own without any table: what a migration starts from."""
+    with _fresh_database(postgres, "template1") as url:
+        yield url
+
+
+@pytest.fixture
+def durable_postgres(durable_server: str) -> Iterator[str]:
+    """As `database_url`, for tests that need real flushes."""
+    with _fresh_database(durable_server, TEMPLATE) as url:
+        yield url
+
+
+@pytest.fixture
+def server_folder() -> Iterator[Path]:
+    """A folder for servers of the test's own; one that is left running in it is stopped."""
+    with _temporary_folder() as folder:
+        yield folder
+        for data in folder.rglob("postmaster.pid"):
+            with EmbeddedPostgres(data.parent.parent):
+                pass
+
+
+# ---------------------------------------------------------------- real conversations
+@pytest.fixture(scope="session")
+def airline_conversations() -> list[dict[str, Any]]:
+    """The recorded conversations, as `{"id", "messages": [...]}`; they are kept beside the repository."""
+    path = REPOSITORY.parent / "shared" / "data" / "airline-conversations.jsonl"
+    if not path.exists():
+        pytest.skip("the recorded conversations are not here: ../shared/data/airline-conversations.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# ---------------------------------------------------------------- nothing blocks the loop
+@pytest.fixture(autouse=True)
+def unblocked_loop(request: pytest.FixtureRequest) -> None:
+    """Fail an async test that blocks its event loop, unless it is marked `may_block("why")`."""
+    marker = request.node.get_closest_marker("may_block")
+    if marker and not marker.args:
+        pytest.fail("may_block needs a reason")
+    if not marker and inspect.iscoroutinefunction(getattr(request, "function", None)):
+        request.getfixturevalue("loop_watch")
+
+
+@pytest.fixture
+async def loop_watch(request: pytest.FixtureRequest) -> AsyncIterator[LoopWatch]:
+    """The watch on the test's event loop."""
+    with LoopWatch(asyncio.get_running_loop()) as watch:
+        request.node.stash[WATCH] = watch
+        yield watch
+    _judge(watch)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Let a blocked loop fail the test itself; the fixture sees only to what comes after."""
+    result = yield
+    if watch := pyfuncitem.stash.get(WATCH, None):
+        _judge(watch)
+    return result
+
+
+def _judge(watch: LoopWatch) -> None:
+    if blocks := watch.take_blocks():
+        pytest.fail("\n".join(blocks), pytrace=False)

@@ -1,0 +1,304 @@
+"""The embedded PostgreSQL: shared by processes, taken over after a kill, stopped by the last one."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import LiteralString
+
+import psutil
+import psycopg
+import pytest
+
+from infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from infrastructure.postgres.system_user import server_user
+
+REPOSITORY = Path(__file__).parents[2]
+USE_UNTIL_TOLD = """
+import sys
+from pathlib import Path
+from infrastructure.postgres.embedded import EmbeddedPostgres
+with EmbeddedPostgres(Path(sys.argv[1])) as server:
+    print(server.start(), flush=True)
+    sys.stdin.readline()
+"""
+
+
+class OtherProcess:
+    """Another process that uses the server of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        command = [sys.executable, "-c", USE_UNTIL_TOLD, str(folder)]
+        self.process = subprocess.Popen(
+            command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def url(self) -> str:
+        assert self.process.stdout
+        return self.process.stdout.readline().strip()
+
+    def leave(self) -> None:
+        self.process.communicate("\n", timeout=60)
+        assert self.process.returncode == 0
+
+    def die(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def other_process(server_folder: Path) -> Iterator[Callable[[], OtherProcess]]:
+    others: list[OtherProcess] = []
+
+    def start() -> OtherProcess:
+        others.append(OtherProcess(server_folder))
+        return others[-1]
+
+    yield start
+    for other in others:
+        if other.process.poll() is None:
+            other.die()
+        for pipe in (other.process.stdin, other.process.stdout):
+            if pipe:
+                pipe.close()
+
+
+def server_pid(folder: Path) -> int:
+    return int((folder / "pg" / "postmaster.pid").read_text().splitlines()[0])
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def ask(url: str, query: LiteralString) -> object:
+    with psycopg.connect(url, autocommit=True) as connection:
+        cursor = connection.execute(query)
+        row = cursor.fetchone() if cursor.description else None
+    return row[0] if row else None
+
+
+def kill_server(folder: Path) -> None:
+    pid = server_pid(folder)
+    os.kill(pid, signal.SIGKILL)
+    while is_alive(pid):
+        time.sleep(0.01)
+
+
+def test_a_restart_keeps_the_data(server_folder: Path) -> None:
+    with EmbeddedPostgres(server_folder) as server:
+        ask(server.start(), "create table kept as select 42 as answer")
+    with EmbeddedPostgres(server_folder) as server:
+        assert ask(server.start(), "select answer from kept") == 42
+
+
+def test_a_clean_stop_ends_the_server(server_folder: Path) -> None:
+    server = EmbeddedPostgres(server_folder)
+    server.start()
+    pid = server_pid(server_folder)
+    assert is_alive(pid)
+    server.stop()
+    assert not is_alive(pid)
+    server.stop()
+
+
+def test_starting_twice_gives_the_same_server(server_folder: Path) -> None:
+    with EmbeddedPostgres(server_folder) as server:
+        url, pid = server.start(), server_pid(server_folder)
+        assert server.start() == url
+        assert server_pid(server_folder) == pid
+
+
+def test_the_server_is_durable_and_listens_to_no_network(server_folder: Path) -> None:
+    with EmbeddedPostgres(server_folder) as server:
+        url = server.start()
+        shown = [
+            ask(url, "show fsync"),
+            ask(url, "show synchronous_commit"),
+            ask(url, "show full_page_writes"),
+            ask(url, "show wal_level"),
+            ask(url, "show data_checksums"),
+            ask(url, "show listen_addresses"),
+        ]
+        assert shown == ["on", "on", "on", "replica", "on", ""]
+        assert not psutil.Process(server_pid(server_folder)).net_connections("tcp")
+
+
+def test_settings_go_before_our_own(server_folder: Path) -> None:
+    with EmbeddedPostgres(
+        server_folder, settings={"max_connections": "17", "cluster_name": "it's ours"}
+    ) as server:
+        assert ask(server.start(), "show max_connections") == "17"
+        assert ask(server.start(), "show cluster_name") == "it's ours"
+
+
+def test_two_processes_share_it_and_the_last_one_ends_it(
+    server_folder: Path, other_process: Callable[[], OtherProcess]
+) -> None:
+    other = other_process()
+    url = other.url()
+    server = EmbeddedPostgres(server_folder)
+    assert server.start() == url
+    pid = server_pid(server_folder)
+    other.leave()
+    assert ask(url, "select 1") == 1
+    server.stop()
+    assert not is_alive(pid)
+
+
+def test_after_a_kill_the_next_one_takes_over_and_ends_it(
+    server_folder: Path, other_process: Callable[[], OtherProcess]
+) -> None:
+    other = other_process()
+    url = other.url()
+    pid = server_pid(server_folder)
+    other.die()
+    assert is_alive(pid)
+    with EmbeddedPostgres(server_folder) as server:
+        assert server.start() == url
+        assert server_pid(server_folder) == pid
+    assert not is_alive(pid)
+
+
+def test_processes_that_start_at_the_same_instant_get_one_server(
+    server_folder: Path, other_process: Callable[[], OtherProcess]
+) -> None:
+    others = [other_process() for _ in range(4)]
+    assert len({other.url() for other in others}) == 1
+    pid = server_pid(server_folder)
+    for other in others:
+        assert is_alive(pid)
+        other.leave()
+    assert not is_alive(pid)
+
+
+def test_a_killed_server_comes_back_with_all_that_was_committed(server_folder: Path) -> None:
+    with EmbeddedPostgres(server_folder) as server:
+        ask(server.start(), "create table kept as select 42 as answer")
+        kill_server(server_folder)
+        assert ask(server.start(), "select answer from kept") == 42
+
+
+def test_a_server_whose_backends_outlive_it_is_waited_for(server_folder: Path) -> None:
+    with EmbeddedPostgres(server_folder) as server:
+        busy = psycopg.connect(server.start())
+        pid = busy.info.backend_pid
+        os.kill(pid, signal.SIGSTOP)
+        kill_server(server_folder)
+        release = threading.Timer(1.0, os.kill, (pid, signal.SIGKILL))
+        release.start()
+        assert ask(server.start(), "select 1") == 1
+        assert not is_alive(pid)
+        release.join()
+        busy.close()
+
+
+def test_a_stale_pid_file_does_not_make_another_program_a_server(server_folder: Path) -> None:
+    server = EmbeddedPostgres(server_folder)
+    server.start()
+    kill_server(server_folder)
+    user = server_user(server_folder / "pg")
+    with subprocess.Popen(["/bin/sleep", "600"], **user.process_options) as stranger:
+        try:
+            for name in ("pg/postmaster.pid", "socket/.s.PGSQL.5432.lock"):
+                lines = (server_folder / name).read_text().splitlines()
+                (server_folder / name).write_text("\n".join([str(stranger.pid), *lines[1:], ""]))
+            with server:
+                assert ask(server.start(), "select 1") == 1
+                assert server_pid(server_folder) != stranger.pid
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()
+
+
+def test_an_unreadable_pid_file_does_not_hold_a_start_up(server_folder: Path) -> None:
+    with EmbeddedPostgres(server_folder) as server:
+        server.start()
+        pid_file = server_folder / "pg" / "postmaster.pid"
+    pid_file.write_text("")
+    with EmbeddedPostgres(server_folder) as server:
+        assert ask(server.start(), "select 1") == 1
+
+
+def test_a_first_start_that_was_killed_leaves_nothing_in_the_way(server_folder: Path) -> None:
+    (server_folder / "pg.new-killed").mkdir()
+    (server_folder / "pg.new-killed" / "PG_VERSION").write_text("18\n")
+    with EmbeddedPostgres(server_folder) as server:
+        assert ask(server.start(), "select 1") == 1
+    assert not list(server_folder.glob("pg.new-*"))
+
+
+def test_the_path_of_the_data_may_be_long_and_odd(server_folder: Path) -> None:
+    folder = server_folder / ("it's a long one, 100% of it $HOME " + "x" * 90) / ("ü" * 60)
+    with EmbeddedPostgres(folder) as server:
+        assert ask(server.start(), "select 1") == 1
+
+
+def test_ctrl_c_in_the_terminal_does_not_reach_the_server(server_folder: Path) -> None:
+    with EmbeddedPostgres(server_folder):
+        assert os.getsid(server_pid(server_folder)) != os.getsid(0)
+
+
+def test_the_server_gets_none_of_our_environment(
+    server_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A_KEY_OF_OURS", "secret")
+    monkeypatch.setenv("PGPORT", "1")
+    with EmbeddedPostgres(server_folder) as server:
+        assert ask(server.start(), "select 1") == 1
+        assert "A_KEY_OF_OURS" not in psutil.Process(server_pid(server_folder)).environ()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
+def test_folders_above_the_data_get_search_permission_and_no_more(server_folder: Path) -> None:
+    private = server_folder / "private"
+    private.mkdir(mode=0o700)
+    with EmbeddedPostgres(private / "data"):
+        assert stat.S_IMODE(private.stat().st_mode) == 0o701
+        assert stat.S_IMODE((private / "data" / "pg").stat().st_mode) == 0o700
+        assert stat.S_IMODE((private / "data" / "socket").stat().st_mode) == 0o700
+
+
+def test_data_of_another_major_version_is_refused(server_folder: Path) -> None:
+    with EmbeddedPostgres(server_folder):
+        pass
+    (server_folder / "pg" / "PG_VERSION").write_text("14\n")
+    with pytest.raises(EmbeddedPostgresError, match=r"is of PostgreSQL 14 and the embedded server is \d+"):
+        EmbeddedPostgres(server_folder).start()
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_sentence(server_folder: Path) -> None:
+    (server_folder / "file").write_text("")
+    with pytest.raises(EmbeddedPostgresError, match="cannot be written: Not a directory"):
+        EmbeddedPostgres(server_folder / "file" / "data").start()
+
+
+def test_files_that_are_no_database_are_left_alone(server_folder: Path) -> None:
+    (server_folder / "pg").mkdir()
+    (server_folder / "pg" / "letter.txt").write_text("dear")
+    with pytest.raises(EmbeddedPostgresError, match="no PostgreSQL data"):
+        EmbeddedPostgres(server_folder).start()
+    assert (server_folder / "pg" / "letter.txt").read_text() == "dear"
+
+
+def test_a_server_that_does_not_start_says_where_its_log_is(server_folder: Path) -> None:
+    server = EmbeddedPostgres(server_folder, settings={"shared_buffers": "a lot"})
+    with pytest.raises(
+        EmbeddedPostgresError, match=r'postgres\.log ends with: .*invalid value.*"shared_buffers"'
+    ):
+        server.start()
+
+
+def test_after_a_start_that_failed_the_next_one_may_work(server_folder: Path) -> None:
+    with pytest.raises(EmbeddedPostgresError):
+        EmbeddedPostgres(server_folder, settings={"no_such_setting": "1"}).start()
+    with EmbeddedPostgres(server_folder) as server:
+        assert ask(server.start(), "select 1") == 1

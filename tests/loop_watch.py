@@ -1,0 +1,79 @@
+"""A watch on an event loop: a thread asks the loop to answer, and notes what ran when it did not."""
+
+import asyncio
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+# How long a loop may be kept from its other tasks, in seconds.
+LIMIT_S: Final = 0.25
+STEP_S: Final = 0.02
+
+
+class LoopWatch:
+    """Watches the loop of the thread it is made in, from `__enter__` to `__exit__`.
+
+    `blocks` has one text for each time the loop did not answer for `limit_s` although it was running: how
+    long, and the stack that kept it. Time in which the machine gave the thread no processor does not count.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, limit_s: float = LIMIT_S) -> None:
+        self._loop, self._limit_s = loop, limit_s
+        self._watched = threading.get_ident()
+        self._statistics = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
+        self._ended, self._asking = threading.Event(), threading.Lock()
+        self._thread = threading.Thread(target=self._watch, name="loop-watch", daemon=True)
+        self.blocks: list[str] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def take_blocks(self) -> list[str]:
+        """Give out what was noted up to now, once; call it while the loop stands still."""
+        with self._asking:
+            blocks, self.blocks = self.blocks, []
+        return blocks
+
+    def _watch(self) -> None:
+        while not self._ended.wait(STEP_S):
+            with self._asking:
+                if self._loop.is_running():
+                    self._ask()
+
+    def _ask(self) -> None:
+        answer, stack = threading.Event(), ""
+        since, unserved = time.monotonic(), self._unserved_s()
+        try:
+            self._loop.call_soon_threadsafe(answer.set)
+        except RuntimeError:  # closed between the look and the question
+            return
+        while not answer.wait(STEP_S):
+            if self._ended.is_set() or not self._loop.is_running():
+                return  # nobody was there to answer
+            if not stack and time.monotonic() - since > self._limit_s:
+                stack = self._stack()
+        blocked = time.monotonic() - since - (self._unserved_s() - unserved)
+        if blocked > self._limit_s:
+            self.blocks.append(f"The event loop was blocked for {blocked:.3f} s, in:\n{stack}")
+
+    def _stack(self) -> str:
+        frame = sys._current_frames().get(self._watched)
+        return "".join(traceback.format_stack(frame)[-12:]) if frame else ""
+
+    def _unserved_s(self) -> float:
+        """Say how long the watched thread has waited for a processor; 0 where the system does not tell."""
+        try:
+            return int(self._statistics.read_text().split()[1]) / 1e9
+        except (OSError, IndexError):
+            return 0.0

@@ -1,0 +1,62 @@
+"""The watch that fails tests which block their event loop, watched itself."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.loop_watch import LoopWatch
+
+
+def hold_the_loop_up(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+async def watched(blocked_s: float, awaited_s: float) -> list[str]:
+    with LoopWatch(asyncio.get_running_loop(), limit_s=0.1) as watch:
+        await asyncio.sleep(0.05)
+        hold_the_loop_up(blocked_s)
+        await asyncio.sleep(awaited_s)
+    return watch.blocks
+
+
+def test_a_blocked_loop_is_noted_with_what_blocked_it() -> None:
+    (block,) = asyncio.run(watched(blocked_s=0.4, awaited_s=0.1))
+    assert "hold_the_loop_up" in block
+
+
+def test_a_loop_that_only_waits_is_not_blocked() -> None:
+    assert asyncio.run(watched(blocked_s=0.0, awaited_s=0.4)) == []
+
+
+def test_a_loop_that_does_not_run_is_not_blocked() -> None:
+    with asyncio.Runner() as runner, LoopWatch(runner.get_loop(), limit_s=0.1) as watch:
+        runner.run(asyncio.sleep(0.05))
+        hold_the_loop_up(0.3)
+        runner.run(asyncio.sleep(0.05))
+    assert watch.blocks == []
+
+
+def test_an_async_test_that_blocks_fails_and_one_that_may_does_not(pytester: pytest.Pytester) -> None:
+    repository = Path(__file__).parents[2]
+    pytester.makeini(
+        f"[pytest]\nasyncio_mode = auto\npythonpath = {repository}\nmarkers = may_block(why): allowed to"
+    )
+    pytester.makeconftest((repository / "tests" / "conftest.py").read_text())
+    pytester.makepyfile(
+        """
+        import time
+        import pytest
+
+        async def test_it_blocks():
+            time.sleep(0.6)
+
+        @pytest.mark.may_block("to see that it may")
+        async def test_it_may_block():
+            time.sleep(0.6)
+        """
+    )
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:xdist")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*event loop was blocked*"])
