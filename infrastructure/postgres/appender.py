@@ -9,7 +9,6 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
-from psycopg.rows import tuple_row
 
 from application.errors import ConflictError, StoreUnavailableError, TurnLostError
 from domain.errors import MinutebookError
@@ -22,7 +21,7 @@ from infrastructure.postgres.settling import settle
 __all__ = ["Appender", "NewEvent", "Save", "Snapshot", "Stored"]
 
 _log = logging.getLogger(__name__)
-_REFUSALS: dict[Status, type[MinutebookError]] = {Status.CONFLICT: ConflictError, Status.FENCED: TurnLostError}
+_REFUSALS: dict[int, type[MinutebookError]] = {Status.CONFLICT: ConflictError, Status.FENCED: TurnLostError}
 # The server found fault with what it was given: its SQLSTATE begins with one of these.
 _DATA_ERRORS = ("21", "22", "23", "54")
 
@@ -128,7 +127,7 @@ class Appender:
             batch = self._take()
             try:
                 await self._write(batch)
-            except Exception:
+            except Exception:  # noqa: BLE001 - whatever it is, the next batch is to be written
                 _log.exception("a batch failed in a way nobody thought of")
                 self._answer(batch, [StoreUnavailableError()] * len(batch))
                 await self._disconnect()
@@ -200,28 +199,39 @@ class Appender:
             try:
                 found = await settle(connection, saves)
                 outcomes = [stored or outcome for stored, outcome in zip(found, outcomes, strict=True)]
-                open_ = [index for index, outcome in enumerate(outcomes) if outcome is None]
-                if not open_:
-                    return [outcome for outcome in outcomes if outcome is not None]
-                repeated = await self._execute(connection, [saves[index] for index in open_])
-                outcomes = _merged(outcomes, open_, repeated)
-            except (_BrokenError, psycopg.Error):
+                if None not in outcomes:
+                    break
+                for index, save in enumerate(saves):
+                    outcomes[index] = outcomes[index] or await self._repeat(connection, save)
+            except (_BrokenError, psycopg.Error, OSError):
                 await self._disconnect()
                 await asyncio.sleep(0.1)
         return [outcome or StoreUnavailableError() for outcome in outcomes]
 
+    async def _repeat(self, connection: psycopg.AsyncConnection, save: Save) -> Outcome:
+        try:
+            return (await self._execute(connection, [save]))[0]
+        except psycopg.Error as error:
+            if _is_data_error(error):
+                return await self._refused(error)
+            raise
+
     async def _execute(self, connection: psycopg.AsyncConnection, saves: Sequence[Save]) -> list[Outcome]:
+        """Run the one statement; an error that leaves the connection whole is a certain rollback."""
+        cursor = connection.cursor(binary=True)
         try:
             async with asyncio.timeout(self._statement_timeout_s + 5):
-                cursor = connection.cursor(binary=True, row_factory=tuple_row)
                 await cursor.execute(APPEND, parameters(saves), prepare=True)
-                row = await cursor.fetchone() or ()
-        except (psycopg.Error, OSError) as error:
-            if connection.broken or connection.closed:
-                await self._disconnect()
-                raise _BrokenError from error
-            raise
-        return _outcomes(*row)
+                row = await cursor.fetchone()
+        except OSError as error:  # a timeout is one too
+            await self._disconnect()
+            raise _BrokenError from error
+        except psycopg.Error as error:
+            if not (connection.broken or connection.closed):
+                raise
+            await self._disconnect()
+            raise _BrokenError from error
+        return _outcomes(*row or ())
 
     async def _reconnected(self, deadline: float) -> psycopg.AsyncConnection | None:
         """Return the connection, opened anew where it is gone; None when `deadline` has passed."""
@@ -253,16 +263,9 @@ def _outcomes(
     statuses: Sequence[int], firsts: Sequence[int | None], lasts: Sequence[int | None], stored_at: datetime
 ) -> list[Outcome]:
     return [
-        Stored(first, last, stored_at) if status == Status.STORED else _REFUSALS[Status(status)]()
+        Stored(first, last, stored_at) if status == Status.STORED else _REFUSALS[status]()
         for status, first, last in zip(statuses, firsts, lasts, strict=True)
     ]
-
-
-def _merged(
-    outcomes: Sequence[Outcome | None], open_: Sequence[int], repeated: Sequence[Outcome]
-) -> list[Outcome | None]:
-    found = dict(zip(open_, repeated, strict=True))
-    return [found.get(index, outcome) for index, outcome in enumerate(outcomes)]
 
 
 def _is_data_error(error: psycopg.Error) -> bool:

@@ -86,5 +86,5 @@ def _apply(connection: psycopg.Connection, version: int, name: str, script: str)
 
 def _migrations() -> dict[int, tuple[str, str]]:
     folder = files(__package__) / "migrations"
-    scripts = {entry.name: entry.read_text("utf-8") for entry in folder.iterdir() if entry.name.endswith(".sql")}
-    return {int(name.split("_")[0]): (name, scripts[name]) for name in sorted(scripts)}
+    scripts = {entry.name: entry for entry in folder.iterdir() if entry.name.endswith(".sql")}
+    return {int(name.split("_")[0]): (name, scripts[name].read_text("utf-8")) for name in sorted(scripts)}
