@@ -178,6 +178,7 @@ class Committed:
     first_position: int | None
     last_position: int | None
     events: Sequence[LoggedEvent]
+    outcome: Mapping[str, Any] | None = None
 
 
 class UnitOfWork(Protocol):

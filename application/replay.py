@@ -1,0 +1,36 @@
+"""How a turn that is over reads: from its row and the log, at any age, on any node."""
+
+from collections import defaultdict
+
+from application.errors import TurnAbandonedError
+from application.frames import Frame, after, committed_frames, failed_frame
+from application.ports import EventLog, TurnRow
+from domain.errors import MinutebookError
+
+_BY_CODE: dict[str, type[MinutebookError]] = defaultdict(lambda: MinutebookError)
+
+
+async def ended_frames(row: TurnRow, log: EventLog, seq: int = 0) -> list[Frame]:
+    """Return what is left to read after `seq` of a turn that is over."""
+    if row.state != "committed":
+        # Nobody counted the frames of an abandoned turn: its end comes after whatever was seen.
+        return [failed_frame(row, failure_of(row), max(row.provisional_frames, seq) + 1)]
+    events = await log.read(row.first_position, row.last_position or 0) if row.first_position else []
+    return after(committed_frames(row, events), seq)
+
+
+def failure_of(row: TurnRow) -> MinutebookError:
+    """Return the error a turn ended with, as its terminal frame said it."""
+    if row.state == "abandoned":
+        return TurnAbandonedError()
+    if not _BY_CODE:
+        _BY_CODE.update({kind.code: kind for kind in error_kinds()})
+    kind = _BY_CODE[row.code or ""]
+    error = kind.__new__(kind)
+    Exception.__init__(error, (row.outcome or {}).get("message", ""))
+    return error
+
+
+def error_kinds(kind: type[MinutebookError] = MinutebookError) -> list[type[MinutebookError]]:
+    """Return every class of error the house can answer with, subclasses after their bases."""
+    return [kind, *(one for child in kind.__subclasses__() for one in error_kinds(child))]

@@ -1,0 +1,213 @@
+"""The turns that run in this process: each its own task, leased, ended exactly once."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import structlog
+
+from application.errors import (
+    StoreUnavailableError,
+    TurnAbandonedError,
+    TurnLostError,
+)
+from application.frames import committed_frames, failed_frame
+from application.ports import Committed, EventLog, Failure, TurnRow
+from application.protocol import stored_message
+from application.replay import ended_frames
+from application.stream import TurnStream
+from application.turn import Kit, Turn
+from application.use_cases import USE_CASES
+from domain.errors import MinutebookError
+
+KEEP_S = 0.25  # how often leases are renewed at most, and other nodes' cancels are looked for
+
+logger = structlog.get_logger("minutebook.turn")
+
+
+class Running:
+    """Runs turns. A watcher that goes away changes nothing; a shutdown lets them finish first."""
+
+    def __init__(self, kit: Kit, log: EventLog, lease_s: float) -> None:
+        self.is_closing = False
+        self._kit = kit
+        self._log = log
+        self._lease_s = lease_s
+        self._turns: dict[str, Turn] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._keeper: asyncio.Task[None] | None = None
+
+    # --- from outside ----------------------------------------------------------------------------
+
+    def get(self, turn_id: str) -> Turn | None:
+        """Return the turn while it runs here."""
+        return self._turns.get(turn_id)
+
+    def stream_of(self, row: TurnRow) -> TurnStream | None:
+        """Return the stream of this attempt while it runs here."""
+        turn = self._turns.get(row.turn_id)
+        return turn.stream if turn and turn.row.attempt == row.attempt else None
+
+    def start(self, row: TurnRow, on_end: Callable[[], None]) -> Turn:
+        """Run an accepted turn as a task of its own."""
+        turn = Turn(row, TurnStream(row, self._kit.limits))
+        self._turns[row.turn_id] = turn
+        task = asyncio.create_task(self._run(turn, on_end), name=f"turn {row.turn_id}")
+        self._tasks[row.turn_id] = task
+        return turn
+
+    def cancel(self, turn_id: str) -> None:
+        """Ask a turn that runs here to stop and keep what was said."""
+        if turn := self._turns.get(turn_id):
+            turn.cancelled.set()
+
+    def open_keeper(self) -> None:
+        """Begin to renew leases, to free abandoned turns and to hear cancels from other nodes."""
+        self._keeper = asyncio.create_task(self._keep(), name="turn keeper")
+
+    async def close(self, grace_s: float) -> Sequence[str]:
+        """Stop accepting, let turns finish for `grace_s` seconds, abandon the rest by name."""
+        self.is_closing = True
+        if self._tasks:
+            await asyncio.wait(list(self._tasks.values()), timeout=grace_s)
+        left = list(self._tasks)
+        for task in list(self._tasks.values()):
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        if self._keeper:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        return left
+
+    # --- one turn --------------------------------------------------------------------------------
+
+    async def _run(self, turn: Turn, on_end: Callable[[], None]) -> None:
+        started = time.monotonic()
+        self._kit.metrics.turn_started()
+        outcome, events = "abandoned", 0
+        try:
+            outcome, events = await self._attempt(turn)
+        except asyncio.CancelledError:
+            outcome = await self._give_up(turn)
+        except Exception as error:
+            outcome = await self._end_badly(turn, error)
+        finally:
+            self._turns.pop(turn.row.turn_id, None)
+            self._tasks.pop(turn.row.turn_id, None)
+            on_end()
+            self._report(turn, outcome, events, time.monotonic() - started)
+
+    async def _attempt(self, turn: Turn) -> tuple[str, int]:
+        started = time.monotonic()
+        status = "rolled_back"
+        try:
+            message = stored_message(turn.row.payload or {})
+            committed = await USE_CASES[turn.row.kind](message, turn, self._kit)
+            status = "committed"
+        finally:
+            self._kit.metrics.committed(turn.row.kind, status, time.monotonic() - started)
+        self._announce(turn, committed)
+        return "committed", len(committed.events)
+
+    def _announce(self, turn: Turn, committed: Committed) -> None:
+        row = replace(
+            turn.row,
+            state="committed",
+            first_position=committed.first_position,
+            last_position=committed.last_position,
+            provisional_frames=turn.stream.last_seq,
+            outcome=committed.outcome,
+        )
+        turn.stream.end(committed_frames(row, committed.events))
+
+    async def _end_badly(self, turn: Turn, error: Exception) -> str:
+        """Refuse a message that was never taken; fail a turn that had begun."""
+        known = error if isinstance(error, MinutebookError) else MinutebookError()
+        if known is not error:
+            logger.error("turn_broke", turn=turn.row.turn_id, exc_info=error)
+        if not turn.is_open and not known.retryable and known is error:
+            await self._withdraw(turn)
+            turn.opened.set_exception(known)
+            turn.opened.exception()  # the one who asked reads it; nobody may be left to
+            return "refused"
+        return await self._fail(turn, known)
+
+    async def _withdraw(self, turn: Turn) -> None:
+        try:
+            await self._kit.turns.withdraw(turn.row.turn_id, turn.row.attempt)
+        except StoreUnavailableError:
+            logger.warning("turn_not_withdrawn", turn=turn.row.turn_id)  # its lease runs out
+
+    async def _fail(self, turn: Turn, error: MinutebookError) -> str:
+        failure = Failure(error.code, str(error), turn.stream.last_seq)
+        try:
+            if not await self._kit.turns.fail(turn.row.turn_id, turn.row.attempt, failure):
+                return await self._ended_otherwise(turn, error)
+        except StoreUnavailableError:
+            logger.warning("turn_failure_not_stored", turn=turn.row.turn_id)  # its lease runs out
+        self._end(turn, error)
+        return error.code
+
+    async def _ended_otherwise(self, turn: Turn, error: MinutebookError) -> str:
+        """The turn is not ours any more: given up by its lease, or stored though nobody told us."""
+        row = await self._kit.turns.find(turn.row.turn_id, turn.row.subject)
+        if row and row.state == "committed" and row.attempt == turn.row.attempt:
+            turn.stream.end(await ended_frames(row, self._log))
+            return "committed"
+        self._end(turn, error)
+        return error.code
+
+    async def _give_up(self, turn: Turn) -> str:
+        error: MinutebookError = TurnLostError()
+        if self.is_closing:
+            error = TurnAbandonedError()
+            await asyncio.gather(self._kit.turns.abandon([turn.row.turn_id]), return_exceptions=True)
+        self._end(turn, error)
+        return error.code
+
+    def _end(self, turn: Turn, error: MinutebookError) -> None:
+        turn.stream.end([failed_frame(turn.row, error, turn.stream.last_seq + 1)])
+        if not turn.opened.done():
+            turn.opened.set_result(None)
+
+    def _report(self, turn: Turn, outcome: str, events: int, seconds: float) -> None:
+        """Write the one log line of a stream."""
+        self._kit.metrics.turn_ended(turn.row.kind, outcome, seconds)
+        logger.info(
+            "stream",
+            turn=turn.row.turn_id,
+            conversation=turn.row.conversation_id,
+            kind=turn.row.kind,
+            attempt=turn.row.attempt,
+            outcome=outcome,
+            lifetime_s=round(seconds, 6),
+            commits=int(outcome == "committed"),
+            events=events,
+        )
+
+    # --- keeping ---------------------------------------------------------------------------------
+
+    async def _keep(self) -> None:
+        next_sweep = 0.0
+        while True:
+            await asyncio.sleep(min(KEEP_S, self._lease_s / 4))
+            try:
+                await self._renew()
+                if time.monotonic() >= next_sweep:
+                    next_sweep = time.monotonic() + self._lease_s / 3
+                    for turn_id in await self._kit.turns.sweep():
+                        logger.warning("turn_abandoned", turn=turn_id)
+            except StoreUnavailableError:
+                logger.warning("leases_not_renewed", turns=len(self._turns))
+
+    async def _renew(self) -> None:
+        if not self._turns:
+            return
+        renewal = await self._kit.turns.renew(list(self._turns))
+        for turn_id in renewal.cancelled:
+            self.cancel(turn_id)
+        for turn_id in renewal.lost:
+            if task := self._tasks.get(turn_id):
+                task.cancel()
+

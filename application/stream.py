@@ -1,0 +1,86 @@
+"""The frames of one running turn, kept in memory for whoever watches: bounded, never blocking the turn."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any
+
+from application.frames import Frame, frame
+from application.ports import Limits, TurnRow
+
+
+class TurnStream:
+    """What a turn has said so far. Watchers read at their own pace; the oldest provisional frames go first.
+
+    A watcher holds a number, not a queue: one that stops reading costs nothing.
+    """
+
+    def __init__(self, row: TurnRow, limits: Limits) -> None:
+        self.row = row
+        self.is_over = False
+        self._frames: deque[Frame] = deque()
+        self._limits = limits
+        self._bytes = 0
+        self._last_seq = 0
+        self._waiting: set[asyncio.Event] = set()
+
+    @property
+    def last_seq(self) -> int:
+        """The number of the newest frame, 0 before the first."""
+        return self._last_seq
+
+    def say(self, type_: str, **fields: Any) -> None:
+        """Add one provisional frame."""
+        if not self.is_over:
+            self._add([frame(self.row, self._last_seq + 1, type_, fields)])
+
+    def end(self, frames: Iterable[Frame]) -> None:
+        """Add the frames of the end; the last one is terminal, and nothing comes after it."""
+        if not self.is_over:
+            self.is_over = True
+            self._add(frames)
+
+    async def watch(self, after: int = 0) -> AsyncIterator[list[Frame]]:
+        """Yield the frames after `after` in batches as they come, up to and with the terminal one."""
+        changed = asyncio.Event()
+        self._waiting.add(changed)
+        try:
+            while True:
+                changed.clear()
+                if batch := self._after(after):
+                    yield batch
+                    after = batch[-1].seq
+                    if batch[-1].is_final:
+                        return
+                else:
+                    await changed.wait()
+        finally:
+            self._waiting.discard(changed)
+
+    def _after(self, seq: int) -> list[Frame]:
+        if self.is_over and self._frames[-1].seq <= seq:
+            return [self._frames[-1]]  # a cursor from beyond the end still learns how it ended
+        missing = self._last_seq - max(seq, self._last_seq - len(self._frames))
+        if missing <= 0:
+            return []
+        return [self._frames[index] for index in range(len(self._frames) - missing, len(self._frames))]
+
+    def _add(self, frames: Iterable[Frame]) -> None:
+        for one in frames:
+            self._frames.append(one)
+            self._last_seq = one.seq
+            self._bytes += _size(one.body)
+        self._forget_oldest()
+        for changed in self._waiting:
+            changed.set()
+
+    def _forget_oldest(self) -> None:
+        limits = self._limits
+        while not self.is_over and (
+            len(self._frames) > limits.chunk_log_frames or self._bytes > limits.chunk_log_bytes
+        ):
+            self._bytes -= _size(self._frames.popleft().body)
+
+
+def _size(body: Mapping[str, Any]) -> int:
+    return 200 + len(body.get("text", ""))

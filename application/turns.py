@@ -1,0 +1,180 @@
+"""Turns from outside: accept one, run it as its own task, watch it, cancel it, try it again."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from application.errors import (
+    AgentNotFoundError,
+    ShuttingDownError,
+    StoreUnavailableError,
+    TurnIdReusedError,
+    TurnInProgressError,
+    TurnNotFoundError,
+    TurnNotRetryableError,
+)
+from application.frames import Frame, failed_frame, seq_after
+from application.ids import new_id
+from application.ports import Accepted, Busy, EventLog, Existing, TurnRequest, TurnRow
+from application.protocol import AnyMessage, Asked, payload_hash, payload_of
+from application.queueing import Queues
+from application.replay import ended_frames
+from application.running import Running
+from application.turn import Kit
+from application.use_cases import PATIENT
+
+POLL_S = 0.05
+CANCEL_WAIT_S = 10.0
+STORE_PATIENCE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Following:
+    """A turn somebody reads: its row when they began, and its frames as they come."""
+
+    row: TurnRow
+    frames: AsyncIterator[Sequence[Frame]]
+
+
+class TurnService:
+    """All that can be done with turns. One a process; it holds no request's state."""
+
+    def __init__(self, kit: Kit, log: EventLog, running: Running) -> None:
+        self._kit = kit
+        self._log = log
+        self._running = running
+        self._queues = Queues()
+
+    # --- doing -----------------------------------------------------------------------------------
+
+    async def submit(self, asked: Asked, subject: str) -> Following:
+        """Accept a message and stream its turn; a repeat of the same turn attaches or replays.
+
+        Raises what the state table says (`docs/protocol.md`), before anything streams.
+        """
+        self._refuse_while_closing()
+        self._refuse_unknown_agent(asked.message)
+        request = _request(asked, subject)
+        while True:
+            outcome = await self._accept(request)
+            if isinstance(outcome, Accepted):
+                return await self._begin(outcome.row, request.conversation_id)
+            if isinstance(outcome, Busy):
+                raise TurnInProgressError(turn_id=outcome.running_turn_id)
+            if following := await self._repeat(outcome.row, request, asked):
+                return following
+
+    async def retry(self, turn_id: str, subject: str) -> Following:
+        """Run a failed or abandoned turn again, as its next attempt."""
+        self._refuse_while_closing()
+        outcome = await self._kit.turns.retry(turn_id, subject)
+        if outcome is None:
+            raise TurnNotFoundError()
+        if isinstance(outcome, Busy):
+            raise TurnInProgressError(turn_id=outcome.running_turn_id)
+        if isinstance(outcome, Existing):
+            raise TurnNotRetryableError(turn_id=turn_id, state=outcome.row.state)
+        return await self._begin(outcome.row, outcome.row.conversation_id)
+
+    async def cancel(self, turn_id: str, subject: str) -> TurnRow:
+        """Stop a turn, wherever it runs, and return how it ended. Twice is once."""
+        row = await self._kit.turns.request_cancel(turn_id, subject)
+        if row is None:
+            raise TurnNotFoundError()
+        self._running.cancel(turn_id)
+        deadline = asyncio.get_running_loop().time() + CANCEL_WAIT_S
+        while row.state == "running" and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(POLL_S)
+            row = await self.status(turn_id, subject)
+        return row
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    async def status(self, turn_id: str, subject: str) -> TurnRow:
+        """Return a turn as it stands. Raises `TurnNotFoundError`."""
+        row = await self._kit.turns.find(turn_id, subject)
+        if row is None:
+            raise TurnNotFoundError()
+        return row
+
+    async def attach(self, turn_id: str, subject: str, cursor: str | None = None) -> Following:
+        """Read a turn from a cursor on: live while it runs, from the log at any later time."""
+        row = await self.status(turn_id, subject)
+        return Following(row, self._follow(row, subject, seq_after(cursor, row.attempt)))
+
+    async def _follow(self, row: TurnRow, subject: str, seq: int) -> AsyncIterator[Sequence[Frame]]:
+        """Yield what is left of a turn: always up to one terminal frame, whatever happens meanwhile."""
+        patience = asyncio.get_running_loop().time() + STORE_PATIENCE_S
+        while True:
+            if stream := self._running.stream_of(row):
+                async for batch in stream.watch(seq):
+                    yield batch
+                return
+            try:
+                if row.state != "running":
+                    yield await ended_frames(row, self._log, seq)
+                    return
+                await asyncio.sleep(POLL_S)  # it runs in another process, or is about to appear here
+                row = await self.status(row.turn_id, subject)
+            except (StoreUnavailableError, TurnNotFoundError) as error:
+                gone = isinstance(error, TurnNotFoundError)
+                if gone or asyncio.get_running_loop().time() > patience:
+                    yield [failed_frame(row, error, seq + 1)]
+                    return
+
+    # --- accepting -------------------------------------------------------------------------------
+
+    async def _begin(self, row: TurnRow, conversation_id: str) -> Following:
+        turn = self._running.start(row, on_end=lambda: self._queues.wake(conversation_id))
+        await asyncio.shield(turn.opened)
+        return Following(row, turn.stream.watch())
+
+    async def _repeat(self, row: TurnRow, request: TurnRequest, asked: Asked) -> Following | None:
+        """Attach to a turn that was accepted before; None where it was withdrawn meanwhile."""
+        other_place = asked.conversation_id and asked.conversation_id != row.conversation_id
+        if row.payload_hash != request.payload_hash or other_place:
+            raise TurnIdReusedError(turn_id=row.turn_id)
+        while row.state == "running" and row.node == self._kit.node:
+            if turn := self._running.get(row.turn_id):
+                await asyncio.shield(turn.opened)  # a refusal of the first is the refusal of the second
+                break
+            await asyncio.sleep(POLL_S / 10)  # accepted a moment ago, or just over
+            found = await self._kit.turns.find(row.turn_id, row.subject)
+            if found is None:
+                return None
+            row = found
+        return Following(row, self._follow(row, row.subject, 0))
+
+    async def _accept(self, request: TurnRequest) -> Accepted | Existing | Busy:
+        if request.kind not in PATIENT:
+            return await self._kit.turns.accept(request)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._kit.limits.busy_wait_s
+        async with self._queues.place(request.conversation_id, self._kit.limits.busy_wait_s) as place:
+            while True:
+                outcome = await self._kit.turns.accept(request)
+                left = deadline - loop.time()
+                if not isinstance(outcome, Busy) or left <= 0 or not place.is_first:
+                    return outcome
+                await place.wait(min(left, POLL_S))
+
+    def _refuse_while_closing(self) -> None:
+        if self._running.is_closing:
+            raise ShuttingDownError()
+
+    def _refuse_unknown_agent(self, message: AnyMessage) -> None:
+        agent = getattr(message, "agent", None)
+        if agent is not None and agent not in self._kit.roster.names:
+            raise AgentNotFoundError(agent=agent, agents=", ".join(self._kit.roster.names))
+
+
+def _request(asked: Asked, subject: str) -> TurnRequest:
+    payload = payload_of(asked.message)
+    return TurnRequest(
+        turn_id=asked.turn_id or new_id(),
+        conversation_id=asked.conversation_id or new_id(),
+        subject=subject,
+        kind=asked.message.type,
+        payload=payload,
+        payload_hash=payload_hash(payload),
+    )
