@@ -85,10 +85,10 @@ class Agent(SignedAggregate):
         self.record(self.Switched, by, from_=self.name, to=to, reason=reason, requested_by=requested_by)
         return None
 
-    def note_model_call(
+    def note_model_call(  # noqa: PLR0917 (a note has as many parts as its event)
         self, model: str, input_tokens: int, output_tokens: int, duration_ms: int, outcome: str, by: By
     ) -> None:
-        """Note that the agent asked its model, and what it cost."""
+        """Note that the agent asked its model, and what it cost; two equal calls are two notes."""
         self.record(
             self.ModelCalled,
             by,
@@ -107,7 +107,3 @@ class Agent(SignedAggregate):
         self.name = to
         self.switches += 0 if requested_by.startswith("plan:") else 1
         self.switched_in = turn_id
-
-    @event(ModelCalled)
-    def _on_model_called(self) -> None:
-        """Nothing a later decision reads."""

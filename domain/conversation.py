@@ -21,7 +21,7 @@ from domain.errors import (
     PlanInExecutionError,
     PlanNotFoundError,
 )
-from domain.plan import Plan, Subtask, checked_subtasks
+from domain.plan import Plan, Subtask, checked_subtasks, plan_key
 from domain.values import (
     CallDecision,
     CloseReason,
@@ -249,6 +249,8 @@ class Conversation(SignedAggregate):
         self.settled_calls: dict[str, SettledCall] = {}
         self.plan: Plan | None = None
         self.decided_plans: dict[str, Settlement] = {}
+        self.last_message: str | None = None
+        self.cancelled_in: str | None = None
 
     @classmethod
     def revived(cls, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -319,8 +321,13 @@ class Conversation(SignedAggregate):
             self.record(self.Reopened, by)
 
     def receive_user_message(self, message_id: str, content: str, by: By) -> None:
-        """Record what a person said; what was still open is superseded by it."""
+        """Record what a person said; what was still open is superseded by it.
+
+        Quiet where it is the newest message already. Raises `ConversationArchivedError`.
+        """
         self._refuse_archived()
+        if message_id == self.last_message:
+            return
         self._close_all("superseded", by)
         self.record(self.UserMessageReceived, by, message_id=message_id, content=content)
 
@@ -337,9 +344,7 @@ class Conversation(SignedAggregate):
         call = self._open_call(call_id, "tool_result")
         if call.undecided:
             raise CallNotApprovedError(call_id=call_id)
-        self.record(
-            self.ToolResultReceived, by, call_id=call_id, tool=call.tool, result=result, error=error
-        )
+        self.record(self.ToolResultReceived, by, call_id=call_id, tool=call.tool, result=result, error=error)
         return None
 
     def decide_call(
@@ -360,7 +365,7 @@ class Conversation(SignedAggregate):
             raise CallNeedsNoDecisionError(call_id=call_id)
         if not call.undecided:
             return self._same_decision(call_id, call, taken)
-        self._record_decision(call_id, call, decision, arguments, feedback, by)
+        self._record_decision(call_id, decision, arguments, feedback, by)
         return None
 
     def decide_plan(
@@ -368,20 +373,20 @@ class Conversation(SignedAggregate):
     ) -> str | None:
         """Record a person's decision on one version of the plan in review.
 
-        Approving or modifying supersedes calls that are still open. Returns the turn that recorded
-        the same decision before, None where it is new. Raises `PlanAlreadyDecidedError`,
+        Whatever the decision, calls that are still open are superseded. Returns the turn that
+        recorded the same decision before, None where it is new. Raises `PlanAlreadyDecidedError`,
         `PlanNotFoundError`, `NothingAwaitedError` or `ConversationArchivedError`.
         """
         self._refuse_archived()
-        taken = fingerprint(decision, feedback if decision != "approve" else None)
-        if before := self.decided_plans.get(f"{plan_id}/{plan_version}"):
+        taken = _plan_fingerprint(decision, feedback)
+        if before := self.decided_plans.get(plan_key(plan_id, plan_version)):
             if before.fingerprint != taken:
                 raise PlanAlreadyDecidedError(plan_id=plan_id, plan_version=plan_version)
             return before.turn_id
         plan = self.plan_in("review")
         if not plan:
             raise NothingAwaitedError(state=self.state, message="plan_decision")
-        if plan.key != f"{plan_id}/{plan_version}":
+        if plan.key != plan_key(plan_id, plan_version):
             raise PlanNotFoundError(plan_id=plan_id, plan_version=plan_version)
         self._record_plan_decision(plan, decision, feedback, by)
         return None
@@ -390,10 +395,12 @@ class Conversation(SignedAggregate):
         """Raise where the agent cannot be changed now: archived, or a plan in execution."""
         self._refuse_archived()
         if self.plan_in("execution"):
-            raise PlanInExecutionError()
+            raise PlanInExecutionError
 
     def cancel_turn(self, by: By) -> None:
-        """Record that a person stopped the turn; a plan in execution ends with it."""
+        """Record that a person stopped the turn; a plan in execution ends with it. Quiet when repeated."""
+        if self.cancelled_in == by.turn_id:
+            return
         if self.plan_in("execution"):
             self._close_all("cancelled", by)
         self.record(self.TurnCancelled, by)
@@ -401,9 +408,18 @@ class Conversation(SignedAggregate):
     # --- Decisions: the agent --------------------------------------------------------------------
 
     def send_assistant_message(
-        self, message_id: str, agent: str, content: str, finish_reason: str, by: By, *, truncated: bool = False
+        self,
+        message_id: str,
+        agent: str,
+        content: str,
+        finish_reason: str,
+        by: By,
+        *,
+        truncated: bool = False,
     ) -> None:
-        """Record what an agent said."""
+        """Record what an agent said; quiet where it is the newest message already."""
+        if message_id == self.last_message:
+            return
         self.record(
             self.AssistantMessageSent,
             by,
@@ -415,8 +431,12 @@ class Conversation(SignedAggregate):
         )
 
     def request_call(self, call_id: str, call: Mapping[str, Any], by: By) -> None:
-        """Record a tool call (`model_call_id`, `tool`, `arguments`, `agent`, `requires_decision`, `rule`)."""
-        self.record(self.ToolCallRequested, by, call_id=call_id, **call)
+        """Record a tool call (`model_call_id`, `tool`, `arguments`, `agent`, `requires_decision`, `rule`).
+
+        Quiet where the call is known already: it would get a second result.
+        """
+        if call_id not in self.calls and call_id not in self.settled_calls:
+            self.record(self.ToolCallRequested, by, call_id=call_id, **call)
 
     def close_call(self, call_id: str, reason: CloseReason, by: By, detail: str | None = None) -> None:
         """Close an open call without a result; quiet where it is not open any more."""
@@ -444,34 +464,44 @@ class Conversation(SignedAggregate):
         )
 
     def start_subtask(self, task: Subtask, by: By) -> None:
-        """Record that the next subtask is taken up; quiet where it is running already."""
-        plan = self._executed_plan()
-        if plan.running != task.id:
-            self.record(
-                self.SubtaskStarted,
-                by,
-                plan_id=plan.plan_id,
-                subtask_id=task.id,
-                agent=task.agent,
-                description=task.description,
-            )
+        """Record that the next subtask is taken up; quiet where it is running already.
+
+        Raises `NothingAwaitedError` where no plan is in execution or another subtask is due.
+        """
+        plan = self._executed_plan("subtask_started")
+        if plan.running == task.id:
+            return
+        if task != plan.next_subtask():
+            raise NothingAwaitedError(state=self.state, message="subtask_started")
+        self.record(
+            self.SubtaskStarted,
+            by,
+            plan_id=plan.plan_id,
+            subtask_id=task.id,
+            agent=task.agent,
+            description=task.description,
+        )
 
     def complete_subtask(self, by: By) -> None:
-        """Record that the running subtask is done, and the plan with the last one."""
-        plan = self._executed_plan()
+        """Record that the running subtask is done, and the plan with the last one.
+
+        Raises `NothingAwaitedError` where no subtask is running or one of its calls is open.
+        """
+        plan = self._executed_plan("subtask_completed")
         if self.calls or not plan.running:
             raise NothingAwaitedError(state=self.state, message="subtask_completed")
         self.record(self.SubtaskCompleted, by, plan_id=plan.plan_id, subtask_id=plan.running)
-        if not self._executed_plan().next_subtask():
+        if self.plan and not self.plan.next_subtask():
             self.record(self.PlanCompleted, by, plan_id=plan.plan_id, plan_version=plan.version)
 
     def fail_subtask(self, reason: str, by: By) -> None:
-        """Record that the running subtask cannot be done; the plan fails with it."""
-        plan = self._executed_plan()
+        """Record that the running subtask cannot be done; the plan fails with it.
+
+        Raises `NothingAwaitedError` where no plan is in execution.
+        """
+        plan = self._executed_plan("subtask_failed")
         if plan.running:
-            self.record(
-                self.SubtaskFailed, by, plan_id=plan.plan_id, subtask_id=plan.running, reason=reason
-            )
+            self.record(self.SubtaskFailed, by, plan_id=plan.plan_id, subtask_id=plan.running, reason=reason)
         self._close_calls("cancelled", by)
         self.record(self.PlanFailed, by, plan_id=plan.plan_id, plan_version=plan.version, reason=reason)
 
@@ -479,7 +509,7 @@ class Conversation(SignedAggregate):
 
     def _refuse_archived(self) -> None:
         if self.is_archived:
-            raise ConversationArchivedError()
+            raise ConversationArchivedError
 
     def _open_call(self, call_id: str, message: str) -> OpenCall:
         if call := self.calls.get(call_id):
@@ -505,18 +535,17 @@ class Conversation(SignedAggregate):
         raise CallNeedsNoDecisionError(call_id=call_id)
 
     def _record_decision(
-        self, call_id: str, call: OpenCall, decision: str, arguments: Any, feedback: str | None, by: By
+        self, call_id: str, decision: str, arguments: Any, feedback: str | None, by: By
     ) -> None:
-        common = {"call_id": call_id, "tool": call.tool, "feedback": feedback}
+        call = self.calls[call_id]
+        fields = {"call_id": call_id, "tool": call.tool, "feedback": feedback}
         if decision == "approve":
-            self.record(self.ToolCallApproved, by, arguments=call.arguments, **common)
+            self.record(self.ToolCallApproved, by, **fields, arguments=call.arguments)
         elif decision == "edit":
-            before = call.arguments
-            self.record(
-                self.ToolCallEdited, by, arguments_before=before, arguments_after=arguments, **common
-            )
+            changed = {"arguments_before": call.arguments, "arguments_after": arguments}
+            self.record(self.ToolCallEdited, by, **fields, **changed)
         else:
-            self.record(self.ToolCallRejected, by, **common)
+            self.record(self.ToolCallRejected, by, **fields)
 
     def _record_plan_decision(self, plan: Plan, decision: str, feedback: str | None, by: By) -> None:
         self._close_calls("superseded", by)
@@ -527,11 +556,10 @@ class Conversation(SignedAggregate):
         }[decision]
         self.record(kind, by, plan_id=plan.plan_id, plan_version=plan.version, feedback=feedback)
 
-    def _executed_plan(self) -> Plan:
-        plan = self.plan_in("execution")
-        if not plan:
-            raise NothingAwaitedError(state=self.state, message="subtask")
-        return plan
+    def _executed_plan(self, message: str) -> Plan:
+        if plan := self.plan_in("execution"):
+            return plan
+        raise NothingAwaitedError(state=self.state, message=message)
 
     def _close_calls(self, reason: CloseReason, by: By) -> None:
         for call_id in list(self.calls):
@@ -557,12 +585,9 @@ class Conversation(SignedAggregate):
         )
         forget_oldest(self.settled_calls)
 
-    def _settle_plan(self, decision: str, feedback: str | None, turn_id: str) -> Plan:
-        assert self.plan, "a plan event follows a proposed plan"  # noqa: S101 (consequences never refuse)
-        taken = fingerprint(decision, feedback if decision != "approve" else None)
-        self.decided_plans[self.plan.key] = Settlement(taken, turn_id)
+    def _settle_plan(self, key: str, decision: str, feedback: str | None, turn_id: str) -> None:
+        self.decided_plans[key] = Settlement(_plan_fingerprint(decision, feedback), turn_id)
         forget_oldest(self.decided_plans)
-        return self.plan
 
     # --- Consequences ----------------------------------------------------------------------------
 
@@ -578,8 +603,22 @@ class Conversation(SignedAggregate):
     def _on_reopened(self) -> None:
         self.is_archived = False
 
+    @event(UserMessageReceived)
+    def _on_user_message_received(self, message_id: str) -> None:
+        self.last_message = message_id
+
+    @event(AssistantMessageSent)
+    def _on_assistant_message_sent(self, message_id: str) -> None:
+        self.last_message = message_id
+
+    @event(TurnCancelled)
+    def _on_turn_cancelled(self, turn_id: str) -> None:
+        self.cancelled_in = turn_id
+
     @event(ToolCallRequested)
-    def _on_tool_call_requested(self, call_id: str, tool: str, arguments: Any, requires_decision: bool) -> None:
+    def _on_tool_call_requested(
+        self, call_id: str, tool: str, arguments: Any, requires_decision: bool
+    ) -> None:
         self.calls[call_id] = OpenCall(tool, arguments, requires_decision)
 
     @event(ToolCallApproved)
@@ -606,21 +645,27 @@ class Conversation(SignedAggregate):
         self._settle(call_id, fingerprint("result", result, error), turn_id)
 
     @event(PlanProposed)
-    def _on_plan_proposed(self, plan_id: str, plan_version: int, subtasks: list[dict[str, Any]], agent: str) -> None:
+    def _on_plan_proposed(
+        self, plan_id: str, plan_version: int, subtasks: list[dict[str, Any]], agent: str
+    ) -> None:
         tasks = tuple(Subtask.from_json(task) for task in subtasks)
         self.plan = Plan(plan_id, plan_version, "review", tasks, proposed_by=agent)
 
     @event(PlanApproved)
-    def _on_plan_approved(self, feedback: str | None, turn_id: str) -> None:
-        self.plan = replace(self._settle_plan("approve", feedback, turn_id), status="execution")
+    def _on_plan_approved(self, plan_id: str, plan_version: int, turn_id: str) -> None:
+        self._settle_plan(plan_key(plan_id, plan_version), "approve", None, turn_id)
+        self.plan = self.plan and replace(self.plan, status="execution")
 
     @event(PlanModificationRequested)
-    def _on_plan_modification_requested(self, feedback: str, turn_id: str) -> None:
-        self.plan = replace(self._settle_plan("modify", feedback, turn_id), status="revision")
+    def _on_plan_modification_requested(
+        self, plan_id: str, plan_version: int, feedback: str, turn_id: str
+    ) -> None:
+        self._settle_plan(plan_key(plan_id, plan_version), "modify", feedback, turn_id)
+        self.plan = self.plan and replace(self.plan, status="revision")
 
     @event(PlanRejected)
-    def _on_plan_rejected(self, feedback: str | None, turn_id: str) -> None:
-        self._settle_plan("reject", feedback, turn_id)
+    def _on_plan_rejected(self, plan_id: str, plan_version: int, feedback: str | None, turn_id: str) -> None:
+        self._settle_plan(plan_key(plan_id, plan_version), "reject", feedback, turn_id)
         self.plan = None
 
     @event(SubtaskStarted)
@@ -653,3 +698,8 @@ def _decision_fingerprint(decision: str, arguments: Any, feedback: str | None) -
     return fingerprint(
         decision, arguments if decision == "edit" else None, feedback if decision == "reject" else None
     )
+
+
+def _plan_fingerprint(decision: str, feedback: str | None) -> str:
+    """The same decision is the same word, and the same feedback where it says what should change."""
+    return fingerprint(decision, feedback if decision != "approve" else None)

@@ -1,7 +1,7 @@
 """A plan: a goal and subtasks that depend on one another, and how far they have got."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, Self
 
 from domain.errors import InvalidPlanError
@@ -22,15 +22,8 @@ class Subtask:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Read a subtask as a model or the log spells it. Raises `InvalidPlanError`."""
-        try:
-            depends_on = tuple(str(name) for name in value.get("depends_on") or ())
-            texts = (value["id"], value["description"], value["agent"])
-        except (KeyError, TypeError, AttributeError):
-            raise InvalidPlanError(reason="a subtask needs an id, a description and an agent") from None
-        if not all(isinstance(text, str) and text for text in texts):
-            raise InvalidPlanError(reason="a subtask's id, description and agent are texts")
-        return cls(*texts, depends_on=depends_on)
+        """Read a subtask as the log spells it; what is stored was checked before."""
+        return cls(value["id"], value["description"], value["agent"], tuple(value["depends_on"]))
 
     def to_json(self) -> dict[str, Any]:
         """Spell the subtask as the log and the wire do."""
@@ -54,18 +47,17 @@ class Plan:
     running: str | None = None
     # Who proposed it, and comes back when it is over.
     proposed_by: str = ""
-    key: str = field(init=False, default="")
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "key", f"{self.plan_id}/{self.version}")
+    @property
+    def key(self) -> str:
+        """The name of this version of the plan."""
+        return plan_key(self.plan_id, self.version)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Read a plan as a snapshot keeps it."""
-        kept = {name: item for name, item in value.items() if name != "key"}
-        kept["subtasks"] = tuple(Subtask.from_json(item) for item in value["subtasks"])
-        kept["done"] = tuple(value["done"])
-        return cls(**kept)
+        subtasks = tuple(Subtask.from_json(item) for item in value["subtasks"])
+        return cls(**{**value, "subtasks": subtasks, "done": tuple(value["done"])})
 
     def next_subtask(self) -> Subtask | None:
         """Return the first subtask that is not done and whose dependencies are, or None."""
@@ -85,18 +77,37 @@ class Plan:
         return replace(self, running=None, done=(*self.done, subtask_id))
 
 
-def checked_subtasks(values: Sequence[Mapping[str, Any]]) -> tuple[Subtask, ...]:
-    """Return the subtasks of a proposal; raises `InvalidPlanError` for what cannot be carried out."""
-    if not 1 <= len(values) <= MAX_SUBTASKS:
+def plan_key(plan_id: str, version: int) -> str:
+    """Return the name of one version of a plan."""
+    return f"{plan_id}/{version}"
+
+
+def checked_subtasks(values: Any) -> tuple[Subtask, ...]:
+    """Return the subtasks of a proposal, as a model wrote it: any JSON value.
+
+    Raises `InvalidPlanError` for what cannot be carried out.
+    """
+    if not isinstance(values, list | tuple) or not 1 <= len(values) <= MAX_SUBTASKS:
         raise InvalidPlanError(reason=f"it needs 1 to {MAX_SUBTASKS} subtasks")
-    subtasks = tuple(Subtask.from_json(value) for value in values)
+    subtasks = tuple(_checked_subtask(value) for value in values)
     names = [task.id for task in subtasks]
     if len(set(names)) != len(names):
         raise InvalidPlanError(reason="two subtasks have the same id")
     if unknown := {name for task in subtasks for name in task.depends_on} - set(names):
-        raise InvalidPlanError(reason=f"a subtask depends on {sorted(unknown)[0]}, which is not in the plan")
+        raise InvalidPlanError(reason=f"a subtask depends on {min(unknown)}, which is not in the plan")
     _refuse_cycles(subtasks)
     return subtasks
+
+
+def _checked_subtask(value: Any) -> Subtask:
+    given: Mapping[str, Any] = value if isinstance(value, Mapping) else {}
+    id_, description, agent = texts = [given.get(name) for name in ("id", "description", "agent")]
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        raise InvalidPlanError(reason="a subtask needs an id, a description and an agent, all texts")
+    depends_on = given.get("depends_on") or []
+    if not isinstance(depends_on, list | tuple) or not all(isinstance(name, str) for name in depends_on):
+        raise InvalidPlanError(reason="what a subtask depends on is a list of subtask ids")
+    return Subtask(str(id_), str(description), str(agent), tuple(depends_on))
 
 
 def _refuse_cycles(subtasks: Sequence[Subtask]) -> None:
