@@ -417,7 +417,11 @@ class Conversation(SignedAggregate):
         *,
         truncated: bool = False,
     ) -> None:
-        """Record what an agent said; quiet where it is the newest message already."""
+        """Record what an agent said; quiet where it is the newest message already.
+
+        Raises `ConversationArchivedError`.
+        """
+        self._refuse_archived()
         if message_id == self.last_message:
             return
         self.record(
@@ -433,8 +437,10 @@ class Conversation(SignedAggregate):
     def request_call(self, call_id: str, call: Mapping[str, Any], by: By) -> None:
         """Record a tool call (`model_call_id`, `tool`, `arguments`, `agent`, `requires_decision`, `rule`).
 
-        Quiet where the call is known already: it would get a second result.
+        Quiet where the call is known already: it would get a second result. Raises
+        `ConversationArchivedError`.
         """
+        self._refuse_archived()
         if call_id not in self.calls and call_id not in self.settled_calls:
             self.record(self.ToolCallRequested, by, call_id=call_id, **call)
 
@@ -448,7 +454,11 @@ class Conversation(SignedAggregate):
     def propose_plan(
         self, plan_id: str, goal: str, subtasks: Sequence[Mapping[str, Any]], agent: str, by: By
     ) -> None:
-        """Record a plan, or the next version of the one sent back. Raises `InvalidPlanError`."""
+        """Record a plan, or the next version of the one sent back.
+
+        Raises `InvalidPlanError` or `ConversationArchivedError`.
+        """
+        self._refuse_archived()
         checked = checked_subtasks(subtasks)
         if self.plan_in("execution") or self.plan_in("review"):
             raise InvalidPlanError(reason="another plan is still open")

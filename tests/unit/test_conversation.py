@@ -1,5 +1,7 @@
 """What people and agents say, and the life of a conversation: begun, renamed, archived, taken up again."""
 
+from typing import Any
+
 import pytest
 
 from domain.aggregate import By
@@ -68,6 +70,18 @@ def test_a_message_keeps_the_plan_that_was_sent_back_so_that_its_next_version_ca
 
 def test_an_archived_conversation_takes_no_message() -> None:
     given(fact(Conversation.Archived)).when(lambda c: c.receive_user_message("m1", "hello", NOW)).refused(
+        ConversationArchivedError
+    )
+
+
+@pytest.mark.parametrize("name", ["send_assistant_message", "request_call", "propose_plan"])
+def test_an_archived_conversation_takes_nothing_from_an_agent(name: str) -> None:
+    arguments: dict[str, tuple[Any, ...]] = {
+        "send_assistant_message": ("m2", "ask", "hi", "stop", NOW),
+        "request_call": ("call-1", {}, NOW),
+        "propose_plan": ("p1", "a file", [], "architect", NOW),
+    }
+    given(fact(Conversation.Archived)).when(lambda c: getattr(c, name)(*arguments[name])).refused(
         ConversationArchivedError
     )
 
