@@ -4,131 +4,134 @@
 -- sees what others have committed since the one before. Where a concurrent change makes an answer
 -- unclear, the function looks again: each round means that somebody else has got further.
 
+-- What the turn's terminal frame said beside its positions, as JSON.
+ALTER TABLE turns ADD COLUMN IF NOT EXISTS outcome bytea;
+
 -- Whether the conversation is somebody else's: it belongs to the actor of its first event or,
 -- before there is one, to whoever has a turn running in it.
-create function turn_is_foreign(p_conversation text, p_subject text) returns boolean
-language plpgsql as $$
-begin
-    return coalesce(
-        (select actor <> 'user:' || p_subject from log
-          where stream = 'conversation-' || p_conversation and version = 1),
-        (select subject <> p_subject from turns where conversation = p_conversation and state = 'running'),
+CREATE FUNCTION turn_is_foreign(p_conversation text, p_subject text) RETURNS boolean
+LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN coalesce(
+        (SELECT actor <> 'user:' || p_subject FROM log
+          WHERE stream = 'conversation-' || p_conversation AND version = 1),
+        (SELECT subject <> p_subject FROM turns WHERE conversation = p_conversation AND state = 'running'),
         false);
-end
+END
 $$;
 
 -- Gives up what has outlived its lease: this turn, and whatever runs in this conversation.
 -- Waits for a commit in flight and leaves alone what it has closed.
-create function turn_free(p_id text, p_conversation text) returns void
-language plpgsql as $$
-begin
-    update turns
-       set state = 'abandoned', ended_at = clock_timestamp(), code = 'turn_abandoned'
-     where (id = p_id or conversation = p_conversation)
-       and state = 'running' and lease_until < clock_timestamp();
-end
+CREATE FUNCTION turn_free(p_id text, p_conversation text) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE turns
+       SET state = 'abandoned', ended_at = clock_timestamp(), code = 'turn_abandoned'
+     WHERE (id = p_id OR conversation = p_conversation)
+       AND state = 'running' AND lease_until < clock_timestamp();
+END
 $$;
 
-create function turn_accept(
-    p_id text, p_conversation text, p_subject text, p_kind text, p_payload bytea, p_hash text,
-    p_node text, p_lease interval, out verdict text, out turn turns)
-language plpgsql as $$
-begin
-    loop
-        perform turn_free(p_id, p_conversation);
-        if turn_is_foreign(p_conversation, p_subject) then
+CREATE FUNCTION turn_accept(
+    p_id text, p_conversation text, p_subject text, p_kind text, p_payload bytea, p_hash bytea,
+    p_node text, p_lease interval, OUT verdict text, OUT turn turns)
+LANGUAGE plpgsql AS $$
+BEGIN
+    LOOP
+        PERFORM turn_free(p_id, p_conversation);
+        IF turn_is_foreign(p_conversation, p_subject) THEN
             verdict := 'foreign';
-            return;
-        end if;
-        select * into turn from turns where id = p_id;
-        if found then
-            verdict := case when turn.subject = p_subject then 'existing' else 'reused' end;
-            return;
-        end if;
-        select * into turn from turns where conversation = p_conversation and state = 'running';
-        if found then
+            RETURN;
+        END IF;
+        SELECT * INTO turn FROM turns WHERE id = p_id;
+        IF found THEN
+            verdict := CASE WHEN turn.subject = p_subject THEN 'existing' ELSE 'reused' END;
+            RETURN;
+        END IF;
+        SELECT * INTO turn FROM turns WHERE conversation = p_conversation AND state = 'running';
+        IF found THEN
             verdict := 'busy';
-            return;
-        end if;
-        insert into turns (id, conversation, subject, kind, payload, payload_hash, state, attempt, node,
+            RETURN;
+        END IF;
+        INSERT INTO turns (id, conversation, subject, kind, payload, payload_hash, state, attempt, node,
                            lease_until, accepted_at)
-        values (p_id, p_conversation, p_subject, p_kind, p_payload, p_hash, 'running', 1, p_node,
+        VALUES (p_id, p_conversation, p_subject, p_kind, p_payload, p_hash, 'running', 1, p_node,
                 clock_timestamp() + p_lease, clock_timestamp())
-        on conflict do nothing
-        returning * into turn;
-        if found then
-            exit;
-        end if;
-    end loop;
+        ON CONFLICT DO NOTHING
+        RETURNING * INTO turn;
+        IF found THEN
+            EXIT;
+        END IF;
+    END LOOP;
     verdict := 'accepted';
     -- From here on nobody else can start the conversation; somebody may have until now.
-    if turn_is_foreign(p_conversation, p_subject) then
-        delete from turns where id = p_id;
+    IF turn_is_foreign(p_conversation, p_subject) THEN
+        DELETE FROM turns WHERE id = p_id;
         verdict := 'foreign';
-    end if;
-end
+    END IF;
+END
 $$;
 
-create function turn_retry(
-    p_id text, p_subject text, p_node text, p_lease interval, out verdict text, out turn turns)
-language plpgsql as $$
-declare
+CREATE FUNCTION turn_retry(
+    p_id text, p_subject text, p_node text, p_lease interval, OUT verdict text, OUT turn turns)
+LANGUAGE plpgsql AS $$
+DECLARE
     seen turns;
-begin
-    loop
-        select * into seen from turns where id = p_id and subject = p_subject;
-        if not found then
+BEGIN
+    LOOP
+        SELECT * INTO seen FROM turns WHERE id = p_id AND subject = p_subject;
+        IF NOT found THEN
             verdict := 'missing';
-            return;
-        end if;
-        perform turn_free(p_id, seen.conversation);
-        if turn_is_foreign(seen.conversation, p_subject) then
+            RETURN;
+        END IF;
+        PERFORM turn_free(p_id, seen.conversation);
+        IF turn_is_foreign(seen.conversation, p_subject) THEN
             verdict := 'foreign';
-            return;
-        end if;
-        select * into turn from turns where id = p_id;
-        if turn.state in ('running', 'committed') then
+            RETURN;
+        END IF;
+        SELECT * INTO turn FROM turns WHERE id = p_id;
+        IF turn.state IN ('running', 'committed') THEN
             verdict := 'existing';
-            return;
-        end if;
-        select * into turn from turns where conversation = seen.conversation and state = 'running';
-        if found then
+            RETURN;
+        END IF;
+        SELECT * INTO turn FROM turns WHERE conversation = seen.conversation AND state = 'running';
+        IF found THEN
             verdict := 'busy';
-            return;
-        end if;
-        begin
-            update turns
-               set state = 'running', attempt = attempt + 1, node = p_node,
+            RETURN;
+        END IF;
+        BEGIN
+            UPDATE turns
+               SET state = 'running', attempt = attempt + 1, node = p_node,
                    lease_until = clock_timestamp() + p_lease,
-                   ended_at = null, code = null, cancel_requested = false, provisional_frames = 0
-             where id = p_id and state in ('failed', 'abandoned')
-            returning * into turn;
-            if found then
-                if turn_is_foreign(seen.conversation, p_subject) then
-                    raise exception 'foreign' using errcode = 'MB404';
-                end if;
+                   ended_at = NULL, code = NULL, outcome = NULL, cancel_requested = false, provisional_frames = 0
+             WHERE id = p_id AND state IN ('failed', 'abandoned')
+            RETURNING * INTO turn;
+            IF found THEN
+                IF turn_is_foreign(seen.conversation, p_subject) THEN
+                    RAISE EXCEPTION 'foreign' USING errcode = 'MB404';
+                END IF;
                 verdict := 'accepted';
-                return;
-            end if;
-        exception
-            when unique_violation then
-                null;  -- another turn of the conversation was quicker: look again
-            when sqlstate 'MB404' then
+                RETURN;
+            END IF;
+        EXCEPTION
+            WHEN unique_violation THEN
+                NULL;  -- another turn of the conversation was quicker: look again
+            WHEN sqlstate 'MB404' THEN
                 verdict := 'foreign';
-                return;
-        end;
-    end loop;
-end
+                RETURN;
+        END;
+    END LOOP;
+END
 $$;
 
-create function turn_request_cancel(p_id text, p_subject text) returns setof turns
-language plpgsql as $$
-begin
-    return query
-        update turns set cancel_requested = true
-         where id = p_id and subject = p_subject and state = 'running' returning *;
-    if not found then
-        return query select * from turns where id = p_id and subject = p_subject;
-    end if;
-end
+CREATE FUNCTION turn_request_cancel(p_id text, p_subject text) RETURNS SETOF turns
+LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN QUERY
+        UPDATE turns SET cancel_requested = true
+         WHERE id = p_id AND subject = p_subject AND state = 'running' RETURNING *;
+    IF NOT found THEN
+        RETURN QUERY SELECT * FROM turns WHERE id = p_id AND subject = p_subject;
+    END IF;
+END
 $$;

@@ -1,0 +1,178 @@
+"""The turns, kept in PostgreSQL: accepted once, one running a conversation, leased by its clock."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, Final, LiteralString
+
+from psycopg.abc import Params
+
+from application.errors import TurnIdReusedError
+from application.ports import Accepted, Busy, Existing, Failure, Renewal, TurnRequest, TurnRow
+from domain.errors import ConversationNotFoundError
+from infrastructure.postgres.mapper import PlainJson
+from infrastructure.postgres.pool import Pool, store_errors
+
+# In the order of TurnRow's fields.
+COLUMNS: Final = (
+    "id", "conversation", "subject", "kind", "payload", "payload_hash", "state", "attempt", "node",
+    "accepted_at", "ended_at", "first_position", "last_position", "provisional_frames", "code", "outcome",
+)  # fmt: skip
+PLAIN: Final = ", ".join(COLUMNS)
+OF_TURN: Final = ", ".join(f"(turn).{name}" for name in COLUMNS)
+
+ACCEPT: Final = f"SELECT verdict, {OF_TURN} FROM turn_accept(%s, %s, %s, %s, %s, %s, %s, %s)"
+RETRY: Final = f"SELECT verdict, {OF_TURN} FROM turn_retry(%s, %s, %s, %s)"
+FIND: Final = f"SELECT {PLAIN} FROM turns WHERE id = %s AND subject = %s"
+REQUEST_CANCEL: Final = f"SELECT {PLAIN} FROM turn_request_cancel(%s, %s)"
+FAIL: Final = """
+    UPDATE turns
+       SET state = 'failed', ended_at = clock_timestamp(), code = %s, outcome = %s, provisional_frames = %s
+     WHERE id = %s AND attempt = %s AND node = %s AND state = 'running'
+    RETURNING id"""
+# A first attempt vanishes. A later one goes back to what could be retried, and its number is never
+# given out again: whatever still runs under it stays locked out.
+WITHDRAW: Final = """
+    WITH mine AS (
+        SELECT id, attempt FROM turns
+         WHERE id = %s AND attempt = %s AND node = %s AND state = 'running' FOR UPDATE),
+    gone AS (DELETE FROM turns USING mine WHERE turns.id = mine.id AND mine.attempt = 1)
+    UPDATE turns SET state = 'abandoned', ended_at = clock_timestamp(), code = 'turn_abandoned'
+      FROM mine WHERE turns.id = mine.id AND mine.attempt > 1"""
+ABANDON: Final = """
+    UPDATE turns SET state = 'abandoned', ended_at = clock_timestamp(), code = 'turn_abandoned'
+     WHERE id = %s AND node = %s AND state = 'running'"""
+SWEEP: Final = """
+    UPDATE turns SET state = 'abandoned', ended_at = clock_timestamp(), code = 'turn_abandoned'
+     WHERE id IN (SELECT id FROM turns WHERE state = 'running' AND lease_until < clock_timestamp()
+                  FOR UPDATE SKIP LOCKED)
+    RETURNING id"""
+# `held` reads without locking: a row that a commit in flight has locked is neither waited for nor
+# counted as lost. Nor is one that this node itself has closed a moment ago.
+RENEW: Final = """
+    WITH held AS (
+        SELECT id, cancel_requested AND state = 'running' AS cancelled FROM turns
+         WHERE id = ANY(%(ids)s) AND node = %(node)s AND state <> 'abandoned'),
+    renewed AS (
+        UPDATE turns SET lease_until = clock_timestamp() + %(lease)s
+         WHERE id IN (SELECT id FROM turns
+                       WHERE id = ANY(%(ids)s) AND node = %(node)s AND state = 'running'
+                         FOR UPDATE SKIP LOCKED))
+    SELECT id, cancelled FROM held"""
+
+
+class PostgresTurns:
+    """One node's view of the turns. All methods raise `StoreUnavailableError` without a database."""
+
+    def __init__(self, pool: Pool, node: str, lease_s: float) -> None:
+        self._pool = pool
+        self._node = node
+        self._lease = timedelta(seconds=lease_s)
+        self._json = PlainJson()
+
+    async def accept(self, request: TurnRequest) -> Accepted | Existing | Busy:
+        """Make the turn this node's running one, once; first frees an expired lease in its way.
+
+        Raises `ConversationNotFoundError` for somebody else's conversation and `TurnIdReusedError`
+        for somebody else's turn id. `Existing` says nothing about the payload: compare the hash.
+        """
+        asked = (request.turn_id, request.conversation_id, request.subject, request.kind)
+        payload = (self._json.encode(request.payload), request.payload_hash.encode())
+        row = await self._row(ACCEPT, (*asked, *payload, self._node, self._lease))
+        assert row, "turn_accept always answers"  # noqa: S101
+        answer = self._answer(row, request.turn_id)
+        assert answer, "turn_accept never says 'missing'"  # noqa: S101
+        return answer
+
+    async def retry(self, turn_id: str, subject: str) -> Accepted | Existing | Busy | None:
+        """Run a failed or abandoned turn again, as its next attempt. None: no such turn.
+
+        `Existing`: it is running or committed. Raises `ConversationNotFoundError` where the
+        conversation has become somebody else's since.
+        """
+        row = await self._row(RETRY, (turn_id, subject, self._node, self._lease))
+        assert row, "turn_retry always answers"  # noqa: S101
+        return self._answer(row, turn_id)
+
+    async def find(self, turn_id: str, subject: str) -> TurnRow | None:
+        """Return the turn, or None when there is none for this subject."""
+        row = await self._row(FIND, (turn_id, subject))
+        return self._turn(row) if row else None
+
+    async def withdraw(self, turn_id: str, attempt: int) -> None:
+        """Take back a turn that was refused before it opened, as if it had never been accepted."""
+        await self._do(WITHDRAW, (turn_id, attempt, self._node))
+
+    async def fail(self, turn_id: str, attempt: int, failure: Failure) -> bool:
+        """Close a running turn of this node as failed; False when it is not running any more."""
+        said = (failure.code, self._json.encode({"message": failure.message}), failure.provisional_frames)
+        return bool(await self._row(FAIL, (*said, turn_id, attempt, self._node)))
+
+    async def request_cancel(self, turn_id: str, subject: str) -> TurnRow | None:
+        """Ask whichever node runs the turn to stop it; returns the row as it is."""
+        row = await self._row(REQUEST_CANCEL, (turn_id, subject))
+        return self._turn(row) if row else None
+
+    async def renew(self, turn_ids: Sequence[str]) -> Renewal:
+        """Extend the leases of this node's turns in one statement.
+
+        Lost is what was abandoned or went to another node, not what this node has closed itself.
+        """
+        asked = {"ids": list(turn_ids), "node": self._node, "lease": self._lease}
+        held = dict(await self._rows(RENEW, asked))
+        return Renewal(
+            lost=frozenset(turn_ids) - frozenset(held),
+            cancelled=frozenset(turn_id for turn_id, cancelled in held.items() if cancelled),
+        )
+
+    async def sweep(self) -> Sequence[str]:
+        """Abandon every turn whose lease has run out; returns their ids."""
+        return [turn_id for (turn_id,) in await self._rows(SWEEP, ())]
+
+    async def abandon(self, turn_ids: Sequence[str]) -> None:
+        """Abandon these turns of this node by name (shutdown); one that commits meanwhile stays so."""
+        for turn_id in turn_ids:  # one row lock at a time: none is held while waiting for another
+            await self._do(ABANDON, (turn_id, self._node))
+
+    async def _do(self, query: LiteralString, values: Params) -> None:
+        async with store_errors(), self._pool.connection() as connection:
+            await connection.execute(query, values, prepare=True)
+
+    async def _rows(self, query: LiteralString, values: Params) -> list[tuple[Any, ...]]:
+        async with store_errors(), self._pool.connection() as connection:
+            cursor = await connection.execute(query, values, prepare=True)
+            return await cursor.fetchall()
+
+    async def _row(self, query: LiteralString, values: Params) -> tuple[Any, ...] | None:
+        rows = await self._rows(query, values)
+        return rows[0] if rows else None
+
+    def _answer(self, row: Sequence[Any], asked_id: str) -> Accepted | Existing | Busy | None:
+        verdict, turn = row[0], row[1:]
+        if verdict == "foreign":
+            raise ConversationNotFoundError
+        if verdict == "reused":
+            # Somebody else's id. The answer is word for word the one for a reused id of one's own:
+            # it names neither owner, conversation nor state. "No such conversation" would be plainly
+            # untrue for a conversation of one's own, and so would tell more.
+            raise TurnIdReusedError(turn_id=asked_id)
+        if verdict == "missing":
+            return None
+        if verdict == "busy":
+            return Busy(turn[0])
+        return Accepted(self._turn(turn)) if verdict == "accepted" else Existing(self._turn(turn))
+
+    def _turn(self, row: Sequence[Any]) -> TurnRow:
+        turn_id, conversation, subject, kind, payload, payload_hash, *rest, outcome = row
+        return TurnRow(
+            turn_id,
+            conversation,
+            subject,
+            kind,
+            self._decoded(payload),
+            payload_hash.decode(),
+            *rest,
+            self._decoded(outcome),
+        )
+
+    def _decoded(self, stored: bytes | None) -> Any:
+        return None if stored is None else self._json.decode(stored)
