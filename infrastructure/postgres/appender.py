@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import datetime
+from itertools import repeat
 from typing import Any
 
 import psycopg
@@ -231,7 +232,7 @@ class Appender:
                 raise
             await self._disconnect()
             raise _BrokenError from error
-        return _outcomes(*row or ())
+        return [_outcome(save, *said) for save, said in zip(saves, _by_save(*row or ()), strict=True)]
 
     async def _reconnected(self, deadline: float) -> psycopg.AsyncConnection | None:
         """Return the connection, opened anew where it is gone; None when `deadline` has passed."""
@@ -259,13 +260,18 @@ class Appender:
                 await connection.close()
 
 
-def _outcomes(
+def _by_save(
     statuses: Sequence[int], firsts: Sequence[int | None], lasts: Sequence[int | None], stored_at: datetime
-) -> list[Outcome]:
-    return [
-        Stored(first, last, stored_at) if status == Status.STORED else _REFUSALS[status]()
-        for status, first, last in zip(statuses, firsts, lasts, strict=True)
-    ]
+) -> Iterator[tuple[int, int | None, int | None, datetime]]:
+    return zip(statuses, firsts, lasts, repeat(stored_at))
+
+
+def _outcome(save: Save, status: int, first: int | None, last: int | None, stored_at: datetime) -> Outcome:
+    if status != Status.STORED:
+        return _REFUSALS[status]()
+    if save.closing is not None and save.closing.first_position is not None:
+        return Stored(save.closing.first_position, save.closing.last_position, stored_at)
+    return Stored(first, last, stored_at)
 
 
 def _is_data_error(error: psycopg.Error) -> bool:

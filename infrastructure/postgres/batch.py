@@ -117,7 +117,8 @@ def _event_columns(saves: Sequence[Save]) -> list[Any]:
 def _expectation_columns(saves: Sequence[Save]) -> list[Any]:
     rows = [
         (n, stream, version, save)
-        for n, save in enumerate(saves, 1) for stream, version in save.expected.items()
+        for n, save in enumerate(saves, 1)
+        for stream, version in save.expected.items()
     ]
     return [
         Int4Array([number for number, _, _, _ in rows]),
