@@ -26,7 +26,7 @@ instructions = "Be kind."
 model = "openai:gpt-4o"
 tools = [
     "look",
-    { name = "refund", description = "Pays.", parameters = '{"type": "object", "properties": {"amount": {}}}' },
+    { name = "refund", description = "P.", parameters = '{"type": "object", "properties": {"amount": {}}}' },
 ]
 """
 
