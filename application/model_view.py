@@ -107,7 +107,11 @@ def _text(value: Any) -> str:
 _SAYINGS: tuple[tuple[type[MinuteEvent], Any, str], ...] = (
     (Conversation.UserMessageReceived, "user", "{content}"),
     (Conversation.AssistantMessageSent, "assistant", "{content}"),
-    (Conversation.ToolCallEdited, "user", "I changed the arguments of {tool} to {arguments_after}. {feedback}"),
+    (
+        Conversation.ToolCallEdited,
+        "user",
+        "I changed the arguments of {tool} to {arguments_after}. {feedback}",
+    ),
     (Conversation.PlanProposed, "assistant", "I propose this plan: {goal}\n{subtasks}"),
     (Conversation.PlanApproved, "user", "The plan was approved. {feedback}"),
     (Conversation.PlanModificationRequested, "user", "The plan was sent back: {feedback}"),

@@ -6,12 +6,20 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from application.errors import InvalidJsonError, InvalidMessageError, MessageTooLargeError
 
 MAX_DEPTH = 100
-ID_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9_.:-]{0,254}\Z"
+ID_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9_.:-]{0,254}$"
 
 
 def storable(value: Any) -> Any:
@@ -187,7 +195,11 @@ def payload_hash(payload: Mapping[str, Any]) -> str:
 def refuse_too_large(message: AnyMessage, limit: int) -> None:
     """Raise `MessageTooLargeError` where a text, result or argument set is larger than `limit` bytes."""
     for value in payload_of(message).values():
-        size = len(value.encode()) if isinstance(value, str) else len(json.dumps(value, ensure_ascii=False).encode())
+        size = (
+            len(value.encode())
+            if isinstance(value, str)
+            else len(json.dumps(value, ensure_ascii=False).encode())
+        )
         if size > limit:
             raise MessageTooLargeError(limit=limit)
 

@@ -107,10 +107,10 @@ class Running:
             status = "committed"
         finally:
             self._kit.metrics.committed(turn.row.kind, status, time.monotonic() - started)
-        self._announce(turn, committed)
+        await self._announce(turn, committed)
         return "committed", len(committed.events)
 
-    def _announce(self, turn: Turn, committed: Committed) -> None:
+    async def _announce(self, turn: Turn, committed: Committed) -> None:
         row = replace(
             turn.row,
             state="committed",
@@ -119,7 +119,10 @@ class Running:
             provisional_frames=turn.stream.last_seq,
             outcome=committed.outcome,
         )
-        turn.stream.end(committed_frames(row, committed.events))
+        if committed.events:
+            turn.stream.end(committed_frames(row, committed.events))
+        else:  # nothing new: the outcome of an earlier turn, read again
+            turn.stream.end(await ended_frames(row, self._log))
 
     async def _end_badly(self, turn: Turn, error: Exception) -> str:
         """Refuse a message that was never taken; fail a turn that had begun."""
@@ -210,4 +213,3 @@ class Running:
         for turn_id in renewal.lost:
             if task := self._tasks.get(turn_id):
                 task.cancel()
-

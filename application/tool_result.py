@@ -8,9 +8,7 @@ from application.turn import Kit, Turn, commit, commit_repetition, proceed
 async def tool_result(message: ToolResult, turn: Turn, kit: Kit) -> Committed:
     """Record the one result of a call, and let the agent go on when nothing else is open."""
     async with kit.unit_of_work(turn.row.conversation_id, turn.row.turn_id) as work:
-        first = work.conversation.receive_tool_result(
-            message.call_id, message.result, message.error, turn.by
-        )
+        first = work.conversation.receive_tool_result(message.call_id, message.result, message.error, turn.by)
         if first:
             return await commit_repetition(work, turn, kit, first)
         turn.open(work)

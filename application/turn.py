@@ -94,7 +94,7 @@ class Turn:
 
     def status(self, text: str, **detail: Any) -> None:
         """Say what the turn is busy with."""
-        self.stream.say(STATUS, text=text, detail=detail)
+        self.stream.say(STATUS, text=text, **({"detail": detail} if detail else {}))
 
 
 @dataclass(slots=True)
@@ -121,7 +121,8 @@ async def commit_repetition(work: UnitOfWork, turn: Turn, kit: Kit, first_turn_i
     if first is None:
         return await commit(work, turn)
     positions = {"first_position": first.first_position, "last_position": first.last_position}
-    return await _stored(work, _closing(turn, outcome=first.outcome, **positions))
+    await _stored(work, _closing(turn, outcome=first.outcome, **positions))
+    return Committed(**positions, events=(), outcome=first.outcome)
 
 
 async def _stored(work: UnitOfWork, closing: Closing) -> Committed:
@@ -298,9 +299,7 @@ def _send(answer: Answer, text: str, reason: str, work: UnitOfWork, by: By) -> N
     )
 
 
-def _record_client_calls(
-    answer: Answer, profile: AgentProfile, work: UnitOfWork, kit: Kit, by: By
-) -> None:
+def _record_client_calls(answer: Answer, profile: AgentProfile, work: UnitOfWork, kit: Kit, by: By) -> None:
     """Record the calls the client is to run, in order, then close those that are forbidden."""
     forbidden: list[tuple[str, Verdict]] = []
     for call in answer.calls:
@@ -347,8 +346,8 @@ def _parsed_arguments(text: str) -> dict[str, Any] | None:
 
 
 def _use_our_tool(call: ToolCall, work: UnitOfWork, turn: Turn, kit: Kit, by: By) -> None:
+    arguments = _parsed_arguments(call.arguments) or {}
     try:
-        arguments = _parsed_arguments(call.arguments) or {}
         said = _OURS[call.tool](arguments, work, turn, kit, by)
     except (InvalidPlanError, AgentNotFoundError, SwitchLimitReachedError) as refusal:
         said = str(refusal)

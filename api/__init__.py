@@ -1,0 +1,1 @@
+"""Every door: HTTP, SSE and the command line."""

@@ -1,0 +1,39 @@
+"""The HTTP application: its routers, its errors, and what its handlers work with."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI
+
+from api import errors, health, origin, schema, streams
+from application.ports import Limits, Metrics
+from application.turns import TurnService
+
+
+@dataclass(frozen=True)
+class Doors:
+    """What the handlers reach, put there by `api.bootstrap`. Nothing in it belongs to a request."""
+
+    turns: TurnService
+    metrics: Metrics
+    limits: Limits
+    readiness: Callable[[], Awaitable[dict[str, Any]]]
+    exposition: Callable[[], tuple[bytes, str]]
+    identity_header: str | None = None
+
+
+def create_app(doors: Doors) -> FastAPI:
+    """Return the application."""
+    app = FastAPI(
+        title="Minutebook",
+        summary="The minutes of conversations between people and agents.",
+        description="Who said, asked, decided and did what, in which order, for good.",
+        version="0.1.0",
+    )
+    for name, value in vars(doors).items():
+        setattr(app.state, name, value)
+    errors.install(app)
+    for door in (streams, schema, health, origin):
+        app.include_router(door.router)
+    return app

@@ -1,0 +1,53 @@
+"""Who asks: the one place where a request gets its identity, and where its scopes are checked."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Annotated, Final
+
+from fastapi import Depends, Request
+
+from application.errors import ForbiddenError, UnauthenticatedError
+
+ALL_SCOPES: Final = frozenset({"chat", "operate", "audit"})
+LOCAL: Final = "local"
+_SUBJECT: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]{0,254}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who asks, and what they may: `chat`, `operate`, `audit`."""
+
+    subject: str
+    scopes: frozenset[str] = field(default=ALL_SCOPES)
+
+    def need(self, scope: str) -> None:
+        """Raise `ForbiddenError` without this scope."""
+        if scope not in self.scopes:
+            raise ForbiddenError(scope=scope)
+
+
+def identity_of(request: Request) -> Identity:
+    """Return the identity of a request.
+
+    Without configured authentication everybody is `local` (and the server listens on loopback
+    only). With `MINUTEBOOK_IDENTITY_HEADER` the subject is what a proxy in front of us put there.
+    """
+    header: str | None = request.app.state.identity_header
+    if header is None:
+        return Identity(LOCAL)
+    subject = request.headers.get(header, "")
+    if not _SUBJECT.match(subject):
+        raise UnauthenticatedError
+    return Identity(subject)
+
+
+Caller = Annotated[Identity, Depends(identity_of)]
+
+
+def chatting(caller: Caller) -> Identity:
+    """Let through who may take part in conversations."""
+    caller.need("chat")
+    return caller
+
+
+Chatter = Annotated[Identity, Depends(chatting)]

@@ -1,0 +1,174 @@
+"""Wires the house by hand: the one module that knows every adapter and reads the settings."""
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from fastapi import FastAPI
+
+from api.app import Doors, create_app
+from api.settings import Settings, SettingsError, read_settings
+from application.agents import AgentRoster
+from application.errors import StoreUnavailableError
+from application.ids import new_id
+from application.policy import Policy
+from application.ports import Limits, UnitOfWork
+from application.running import Running
+from application.turn import Kit
+from application.turns import TurnService
+from domain.errors import MinutebookError
+from infrastructure.agents_file import AgentsFileError, load_agents
+from infrastructure.metrics import PrometheusMetrics
+from infrastructure.models import build_models
+from infrastructure.models.demo import DemoModel
+from infrastructure.models.router import ModelRouter, ModelSettingError
+from infrastructure.postgres import schema
+from infrastructure.postgres.appender import Appender
+from infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from infrastructure.postgres.log import PostgresLog
+from infrastructure.postgres.mapper import MinutesMapper
+from infrastructure.postgres.operator import operator_turns
+from infrastructure.postgres.pool import Pool, open_pool
+from infrastructure.postgres.turns import PostgresTurns
+from infrastructure.postgres.unit_of_work import PostgresUnitOfWork
+
+__all__ = ["House", "Settings", "SettingsError", "database", "list_turns", "open_house", "read_settings"]
+
+
+@dataclass(frozen=True)
+class House:
+    """A running service: its application, and what a shutdown has to end."""
+
+    app: FastAPI
+    running: Running
+    node: str
+
+
+def limits_of(settings: Settings) -> Limits:
+    """Return the bounds a turn keeps, as the operator set them."""
+    return Limits(
+        switches=settings.max_switches,
+        universal_switches=settings.max_universal_switches,
+        model_calls=settings.max_model_calls,
+        message_bytes=settings.max_message_bytes,
+        busy_wait_s=settings.busy_wait_s,
+        view_tokens=settings.view_tokens,
+    )
+
+
+@contextmanager
+def database(settings: Settings) -> Iterator[str]:
+    """Give the database's address, starting the embedded one where none is set.
+
+    Raises `SettingsError` where it cannot be reached, is too old, or its schema does not fit.
+    """
+    if settings.database_url:
+        url = settings.database_url.get_secret_value()
+        _migrate(url)
+        yield url
+        return
+    try:
+        with EmbeddedPostgres(settings.data) as embedded:
+            url = embedded.start()
+            _migrate(url)
+            yield url
+    except EmbeddedPostgresError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _migrate(url: str) -> None:
+    try:
+        schema.migrate(url)
+    except schema.SchemaError as error:
+        raise SettingsError(str(error)) from None
+    except psycopg.Error as error:
+        # The driver's text names hosts and users; the operator gets the kind of trouble.
+        why = "it refused us" if error.sqlstate else "nobody answers there"
+        raise SettingsError(f"The database of MINUTEBOOK_DATABASE_URL cannot be used: {why}.") from None
+
+
+@asynccontextmanager
+async def open_house(settings: Settings, url: str) -> AsyncIterator[House]:
+    """Open everything a server needs, for the length of the block. Raises `SettingsError`."""
+    node = f"{socket.gethostname()}:{os.getpid()}:{new_id()[-12:]}"
+    metrics = PrometheusMetrics()
+    roster = _roster(settings)
+    model = _model(settings, roster)
+    mapper = MinutesMapper()
+    appender = Appender(url, on_batch=metrics.batch_appended)
+    async with open_pool(url, max_size=settings.pool_size) as pool:
+        await appender.start()
+        log = PostgresLog(pool, mapper.to_logged)
+
+        def unit_of_work(conversation_id: str, turn_id: str) -> UnitOfWork:
+            return PostgresUnitOfWork(conversation_id, turn_id, node, appender, pool, mapper)
+
+        kit = Kit(
+            unit_of_work=unit_of_work,
+            turns=PostgresTurns(pool, node, settings.lease_s),
+            model=model,
+            model_name=settings.model,
+            roster=roster,
+            policy=Policy(roster.rules),
+            limits=limits_of(settings),
+            metrics=metrics,
+            node=node,
+        )
+        running = Running(kit, log, settings.lease_s)
+        doors = Doors(
+            turns=TurnService(kit, log, running),
+            metrics=metrics,
+            limits=kit.limits,
+            readiness=lambda: _readiness(pool, running),
+            exposition=metrics.exposition,
+            identity_header=settings.identity_header,
+        )
+        running.open_keeper()
+        try:
+            yield House(create_app(doors), running, node)
+        finally:
+            await running.close(0)
+            await appender.stop()
+            await model.aclose()
+
+
+def _roster(settings: Settings) -> AgentRoster:
+    try:
+        return load_agents(settings.agents)
+    except AgentsFileError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _model(settings: Settings, roster: AgentRoster) -> ModelRouter:
+    key = settings.model_api_key.get_secret_value() if settings.model_api_key else None
+    try:
+        return build_models(
+            settings.model,
+            [profile.model for profile in roster.profiles],
+            base_url=settings.model_base_url,
+            api_key=key,
+            timeout_s=settings.model_timeout_s,
+            demo=DemoModel(settings.demo_delay_s),
+        )
+    except ModelSettingError as error:
+        raise SettingsError(str(error)) from None
+
+
+async def _readiness(pool: Pool, running: Running) -> dict[str, Any]:
+    detail = {"server": "shutting_down" if running.is_closing else "ok", "database": "ok"}
+    try:
+        async with asyncio.timeout(2), pool.connection(timeout=1.5) as connection:
+            await connection.execute("SELECT 1")
+    except (MinutebookError, psycopg.Error, TimeoutError, OSError, StoreUnavailableError):
+        detail["database"] = "unavailable"
+    return detail
+
+
+def list_turns(url: str, state: str | None, limit: int) -> list[dict[str, Any]]:
+    """Return the newest turns for an operator, without what was said in them."""
+    return operator_turns(url, state, limit)

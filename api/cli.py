@@ -1,0 +1,133 @@
+"""The command line: `minutebook serve | migrate | turns | doctor`."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import psycopg
+import typer
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from api import log_output
+from api.bootstrap import Settings, SettingsError, database, list_turns, open_house, read_settings
+from api.server import Server, listen
+
+cli = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="Minutebook keeps the minutes of conversations between people and agents.",
+    epilog="Start with `minutebook serve`, which needs nothing else: it brings its own PostgreSQL and a demo model.",
+)
+out = Console()
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for scripts.")]
+
+
+def main() -> None:
+    """Run the command line; a wrong setting is one sentence and exit code 2."""
+    try:
+        cli()
+    except SettingsError as error:
+        print(f"minutebook: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@cli.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="The port; 0 takes a free one.")] = None,
+    model: Annotated[str | None, typer.Option(help="`demo`, `openai:…`, `anthropic:…`")] = None,
+    data: Annotated[Path | None, typer.Option(help="Where the embedded PostgreSQL keeps its data.")] = None,
+    agents: Annotated[Path | None, typer.Option(help="A TOML file with agents and the policy.")] = None,
+) -> None:
+    """Serve the API until Ctrl-C.
+
+    Without `MINUTEBOOK_DATABASE_URL` it starts an embedded PostgreSQL and keeps its data between runs.
+    """
+    given = {"host": host, "port": port, "model": model, "data": data, "agents": agents}
+    settings = read_settings(given)
+    log_output.configure(settings.log_level)
+    sock = listen(settings.host, settings.port)
+    with sock, database(settings) as url, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings, url, sock))
+
+
+async def _serve(settings: Settings, url: str, sock: Any) -> None:
+    async with open_house(settings, url) as house:
+        server = Server(house, settings.grace_s)
+        _welcome(settings, sock.getsockname()[1])
+        await server.serve(sockets=[sock])
+    print("Minutebook has stopped; everything that was committed is kept.", file=sys.stderr)
+
+
+def _welcome(settings: Settings, port: int) -> None:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = f"http://{host}:{port}"
+    where = "the server of MINUTEBOOK_DATABASE_URL" if settings.database_url else f"{settings.data.resolve()}"
+    body = '{"message": {"type": "user_message", "content": "help"}}'
+    lines = [
+        "",
+        f"  Minutebook serves on  {address}    (the API is described at {address}/docs)",
+        f"  The data is in        {where}",
+        f"  The model is          {settings.model}"
+        + (" (offline, says so)" if settings.model == "demo" else ""),
+        "",
+        "  Talk to it:",
+        f"    curl -N {address}/v1/messages/stream -H 'Content-Type: application/json' \\",
+        f"      -d '{body}'",
+        "",
+        "  Ctrl-C stops it.",
+        "",
+    ]
+    if settings.identity_header is None and settings.allow_remote:
+        lines.insert(1, "  WARNING: anybody who reaches this address may read and write everything.")
+    print("\n".join(lines), flush=True)
+
+
+@cli.command()
+def migrate() -> None:
+    """Bring the database up to date. Safe to run at any time, from any number of machines."""
+    with database(read_settings()):
+        out.print("The database is up to date.")
+
+
+@cli.command()
+def turns(
+    state: Annotated[str | None, typer.Option(help="running, committed, failed or abandoned")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """List turns, newest first: what runs, what failed and what a server left behind."""
+    if state not in (None, "running", "committed", "failed", "abandoned"):
+        raise SettingsError(f"There is no turn state {state}; it is running, committed, failed or abandoned.")
+    with database(read_settings()) as url:
+        rows = list_turns(url, state, limit)
+    if as_json:
+        for row in rows:
+            print(json.dumps(row))
+        return
+    table = Table("accepted", "turn", "conversation", "kind", "state", "attempt", "code")
+    for row in rows:
+        table.add_row(*(str(row[str(column.header)] or "") for column in table.columns))
+    out.print(table)
+
+
+@cli.command()
+def doctor(as_json: Json = False) -> None:
+    """Check the settings and the database, and print every setting with its value."""
+    settings = read_settings()
+    values = {f"MINUTEBOOK_{name.upper()}": str(value) for name, value in settings}
+    with database(settings) as url, psycopg.connect(url) as connection:
+        version = connection.info.server_version
+    if as_json:
+        print(json.dumps({"settings": values, "postgresql": version // 10_000, "ok": True}))
+        return
+    table = Table("setting", "value", "what it is")
+    for name, field in Settings.model_fields.items():
+        table.add_row(f"MINUTEBOOK_{name.upper()}", values[f"MINUTEBOOK_{name.upper()}"], field.description)
+    out.print(table)
+    out.print(f"PostgreSQL {version // 10_000} answers, and its tables are up to date. All is well.")

@@ -1,0 +1,29 @@
+"""Is it alive, is it ready, what does it count."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/health/live")
+async def live() -> dict[str, str]:
+    """Answer as long as the process runs."""
+    return {"status": "ok"}
+
+
+@router.get("/health/ready")
+async def ready(request: Request) -> JSONResponse:
+    """Ask the database; 503 while it does not answer or the server is shutting down."""
+    detail: dict[str, Any] = await request.app.state.readiness()
+    is_ready = all(value == "ok" for value in detail.values())
+    return JSONResponse({"status": "ok" if is_ready else "unavailable", **detail}, 200 if is_ready else 503)
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(request: Request) -> Response:
+    """Return what is counted, as Prometheus reads it."""
+    text, content_type = request.app.state.exposition()
+    return Response(text, headers={"Content-Type": content_type})

@@ -1,0 +1,58 @@
+"""The HTTP server: one socket, and a shutdown that lets turns finish first."""
+
+import asyncio
+import signal
+import socket
+from types import FrameType
+
+import uvicorn
+from sse_starlette.sse import AppStatus
+
+from api.bootstrap import House, SettingsError
+
+BACKLOG = 2048
+CLOSE_S = 2  # how long connections may take to go once every turn has ended
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take the address, so that a taken one is known before anything else starts. Raises `SettingsError`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise SettingsError(
+            f"Cannot listen on {host}:{port}: {error.strerror or error}. Try --port 0."
+        ) from None
+    return sock
+
+
+class Server(uvicorn.Server):
+    """Uvicorn, with a first signal that lets running turns end and a second one that does not wait."""
+
+    def __init__(self, house: House, grace_s: float) -> None:
+        # Streams end with their turns; the SSE library is not to cut them off when the signal comes.
+        AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]  # theirs
+        config = uvicorn.Config(
+            house.app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=CLOSE_S
+        )
+        super().__init__(config)
+        self._house = house
+        self._grace_s = grace_s
+        self._closing: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to close on the first signal, hurry on the second."""
+        if self._closing is None and sig in (signal.SIGINT, signal.SIGTERM):
+            loop = asyncio.get_event_loop()
+            self._closing = loop.create_task(self._close(sig, frame))
+        else:
+            self.force_exit = True
+            super().handle_exit(sig, frame)
+
+    async def _close(self, sig: int, frame: FrameType | None) -> None:
+        await self._house.running.close(self._grace_s)
+        self.should_exit = True

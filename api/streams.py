@@ -1,0 +1,105 @@
+"""The write side over HTTP: send a message, watch a turn, stop it, try it again."""
+
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request
+from sse_starlette import EventSourceResponse
+
+from api.auth import Chatter
+from api.body import read_body
+from api.sse import event_stream
+from application.errors import InvalidMessageError
+from application.ports import Metrics, TurnRow
+from application.protocol import Asked, parsed_json, parsed_request
+from application.replay import failure_of
+from application.turns import Following, TurnService
+
+router = APIRouter(prefix="/v1", tags=["turns"])
+
+_BODY: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": Asked.model_json_schema()}}}
+}
+Cursor = Annotated[str | None, Header(alias="Last-Event-ID")]
+After = Annotated[str | None, Query(description="The same as Last-Event-ID, for clients without headers.")]
+
+
+@router.post("/messages/stream", openapi_extra=_BODY, response_class=EventSourceResponse)
+async def send_message(
+    request: Request,
+    caller: Chatter,
+    idempotency_key: Annotated[str | None, Header(description="The same as turn_id.")] = None,
+) -> EventSourceResponse:
+    """Send one of the five messages and stream its turn."""
+    limits = request.app.state.limits
+    value = parsed_json(await read_body(request, limits.message_bytes))
+    asked = parsed_request(_with_key(value, idempotency_key), limits.message_bytes)
+    return _streamed(request, await _turns(request).submit(asked, caller.subject))
+
+
+@router.get("/turns/{turn_id}")
+async def get_turn(turn_id: str, request: Request, caller: Chatter) -> dict[str, Any]:
+    """Return how a turn stands."""
+    return turn_body(await _turns(request).status(turn_id, caller.subject))
+
+
+@router.get("/turns/{turn_id}/stream", response_class=EventSourceResponse)
+async def watch_turn(
+    turn_id: str, request: Request, caller: Chatter, last_event_id: Cursor = None, after: After = None
+) -> EventSourceResponse:
+    """Attach to a turn, or read it again, from a cursor on."""
+    following = await _turns(request).attach(turn_id, caller.subject, last_event_id or after)
+    return _streamed(request, following)
+
+
+@router.post("/turns/{turn_id}/cancel")
+async def cancel_turn(turn_id: str, request: Request, caller: Chatter) -> dict[str, Any]:
+    """Stop a turn, keeping what was said; answers how it ended. Twice is once."""
+    return turn_body(await _turns(request).cancel(turn_id, caller.subject))
+
+
+@router.post("/turns/{turn_id}/retry", response_class=EventSourceResponse)
+async def retry_turn(turn_id: str, request: Request, caller: Chatter) -> EventSourceResponse:
+    """Run a failed or abandoned turn again and stream it."""
+    return _streamed(request, await _turns(request).retry(turn_id, caller.subject))
+
+
+def turn_body(row: TurnRow) -> dict[str, Any]:
+    """Say a turn as JSON; times are ISO 8601 in UTC."""
+    error = None
+    if row.state in ("failed", "abandoned"):
+        failure = failure_of(row)
+        error = {"code": failure.code, "message": str(failure), "retryable": failure.retryable}
+    return {
+        "turn_id": row.turn_id,
+        "conversation_id": row.conversation_id,
+        "kind": row.kind,
+        "state": row.state,
+        "attempt": row.attempt,
+        "accepted_at": row.accepted_at.isoformat(),
+        "ended_at": row.ended_at.isoformat() if row.ended_at else None,
+        "first_position": row.first_position,
+        "last_position": row.last_position,
+        "error": error,
+    }
+
+
+def _turns(request: Request) -> TurnService:
+    service: TurnService = request.app.state.turns
+    return service
+
+
+def _streamed(request: Request, following: Following) -> EventSourceResponse:
+    metrics: Metrics = request.app.state.metrics
+    opened = time.monotonic()
+    metrics.stream_opened()
+    return event_stream(following.frames, lambda: metrics.stream_closed(time.monotonic() - opened))
+
+
+def _with_key(value: Any, key: str | None) -> Any:
+    """Put the header's turn id into the body; both may be there when they say the same."""
+    if key is None or not isinstance(value, dict):
+        return value
+    if value.get("turn_id") not in (None, key):
+        raise InvalidMessageError(reason="turn_id and Idempotency-Key are different")
+    return {**value, "turn_id": key}
