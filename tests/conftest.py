@@ -1,8 +1,6 @@
 """What tests ask for: a real PostgreSQL, databases, real conversations, and a watched event loop."""
 
 import asyncio
-import importlib
-import importlib.util
 import inspect
 import json
 import shutil
@@ -17,6 +15,7 @@ import psycopg
 import pytest
 
 from infrastructure.postgres.embedded import EmbeddedPostgres
+from infrastructure.postgres.schema import migrate
 from tests.loop_watch import LoopWatch
 
 pytest_plugins = ["pytester"]
@@ -50,8 +49,7 @@ def _run_sql(url: str, statement: str) -> None:
 
 def _make_template(server_url: str) -> None:
     _run_sql(server_url, f"create database {TEMPLATE}")
-    if importlib.util.find_spec("infrastructure.postgres.schema"):
-        importlib.import_module("infrastructure.postgres.schema").migrate(_database(server_url, TEMPLATE))
+    migrate(_database(server_url, TEMPLATE))
 
 
 @contextmanager
