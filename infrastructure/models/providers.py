@@ -8,8 +8,10 @@ import asyncio
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, cast
 
@@ -140,7 +142,7 @@ def _open(model: Model[Any], request: ModelRequest) -> Any:
     )
     return model_request_stream(
         model,
-        list(_history(request.messages)),
+        list(_history(_for_provider(model, request.messages))),
         model_settings=_ONE_ATTEMPT,
         model_request_parameters=parameters,
         instrument=False,
@@ -160,6 +162,22 @@ def _history(history: Sequence[ModelMessage]) -> Iterator[messages.ModelMessage]
             yield messages.ModelResponse(parts=cast("list[messages.ModelResponsePart]", parts))
         else:
             yield messages.ModelRequest(parts=cast("list[messages.ModelRequestPart]", parts))
+
+
+def _for_provider(model: Model[Any], history: Sequence[ModelMessage]) -> Sequence[ModelMessage]:
+    """Tell ids apart that a model used again: OpenAI's do, and other providers refuse that."""
+    if isinstance(model, OpenAIChatModel):
+        return history
+    uses: Counter[str] = Counter()
+    told: list[ModelMessage] = []
+    for message in history:
+        if isinstance(message, Said):
+            told.append(message)
+            continue
+        uses[message.model_call_id] += isinstance(message, CallMade)
+        use = uses[message.model_call_id]
+        told.append(replace(message, model_call_id=f"{message.model_call_id}_{use}") if use > 1 else message)
+    return told
 
 
 def _is_answer(message: ModelMessage) -> bool:

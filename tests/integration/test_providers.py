@@ -351,7 +351,7 @@ async def test_the_router_sends_each_request_to_its_model() -> None:
 
 def _anthropic_stream(*, ends: bool) -> bytes:
     """Return an answer with a text and a call in pieces, as Anthropic streams it."""
-    start = {
+    start: dict[str, object] = {
         "id": "m",
         "type": "message",
         "role": "assistant",
@@ -433,6 +433,21 @@ async def test_another_provider_answers_the_same_way(monkeypatch: pytest.MonkeyP
     ]
     assert [message["role"] for message in bodies[0]["messages"]] == ["user", "assistant", "user"]
     assert [part["type"] for part in bodies[0]["messages"][1]["content"]] == ["text", "tool_use"]
+
+
+async def test_ids_a_model_used_again_are_told_apart_for_a_provider_that_insists(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, given = CallMade("id", "read_file", "{}"), ResultGiven("id", "read_file", "A")
+    async with anthropic(_anthropic_stream(ends=True), monkeypatch) as bodies:
+        models = ProviderModels()
+        history = (Said("user", "Look."), made, given, made, given)
+        [_ async for _ in models.answer(request(*history, model="anthropic:claude-x", tools=(READ,)))]
+        await models.aclose()
+
+    parts = [part for message in bodies[0]["messages"][1:] for part in message["content"]]
+    ids = [part.get("id") or part.get("tool_use_id") for part in parts]
+    assert ids == ["id", "id", "id_2", "id_2"]
 
 
 async def test_another_provider_that_breaks_off_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
