@@ -105,7 +105,8 @@ class ProviderModels:
         return infer_model(name)
 
     async def _chunks(self, request: ModelRequest) -> AsyncGenerator[ModelChunk, None]:
-        model = self._model(request.model)
+        # Built beside the loop where nobody checked it before: importing a provider's library takes a second.
+        model = self._models.get(request.model) or await asyncio.to_thread(self._model, request.model)
         async with AsyncExitStack() as stack:
             async with asyncio.timeout(self._timeout_s):
                 stream = await stack.enter_async_context(_open(model, request))

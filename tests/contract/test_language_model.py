@@ -15,7 +15,8 @@ from infrastructure.agents_file import load_agents
 from infrastructure.models.demo import DemoModel
 from infrastructure.models.providers import ProviderModels
 from infrastructure.models.router import ModelRouter
-from tests.openai_server import ChatRequest, Cut, OpenAIServer, Pause, Piece, Text, call
+from tests.openai_pieces import Cut, Pause, Piece, Text, call
+from tests.openai_server import ChatRequest, OpenAIServer
 
 TOOLS = load_agents().tools_for("coder")
 
