@@ -21,7 +21,7 @@ cli = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
     help="Minutebook keeps the minutes of conversations between people and agents.",
-    epilog="Start with `minutebook serve`, which needs nothing else: it brings its own PostgreSQL and a demo model.",
+    epilog="Start with `minutebook serve`: it brings its own PostgreSQL and a demo model.",
 )
 out = Console()
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for scripts.")]

@@ -1,4 +1,4 @@
-"""The settings: environment variables with the prefix MINUTEBOOK_, and a `.env`. Read by `api.bootstrap` alone."""
+"""The settings: environment variables with the prefix MINUTEBOOK_, and a `.env`; read by `api.bootstrap`."""
 
 import difflib
 import ipaddress
@@ -73,7 +73,7 @@ class Settings(BaseSettings):
 
 
 def read_settings(given: Mapping[str, Any] | None = None) -> Settings:
-    """Read the settings; `given` (from the command line) goes before the environment. Raises `SettingsError`."""
+    """Read the settings; `given` (the command line) goes before the environment. Raises `SettingsError`."""
     _refuse_unknown_variables(os.environ)
     try:
         return Settings(**{name: value for name, value in (given or {}).items() if value is not None})

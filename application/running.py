@@ -90,7 +90,7 @@ class Running:
             outcome, events = await self._attempt(turn)
         except asyncio.CancelledError:
             outcome = await self._give_up(turn)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (whatever it is, the turn ends in one terminal frame)
             outcome = await self._end_badly(turn, error)
         finally:
             self._turns.pop(turn.row.turn_id, None)

@@ -69,7 +69,7 @@ class TurnService:
         self._refuse_while_closing()
         outcome = await self._kit.turns.retry(turn_id, subject)
         if outcome is None:
-            raise TurnNotFoundError()
+            raise TurnNotFoundError
         if isinstance(outcome, Busy):
             raise TurnInProgressError(turn_id=outcome.running_turn_id)
         if isinstance(outcome, Existing):
@@ -80,7 +80,7 @@ class TurnService:
         """Stop a turn, wherever it runs, and return how it ended. Twice is once."""
         row = await self._kit.turns.request_cancel(turn_id, subject)
         if row is None:
-            raise TurnNotFoundError()
+            raise TurnNotFoundError
         self._running.cancel(turn_id)
         deadline = asyncio.get_running_loop().time() + CANCEL_WAIT_S
         while row.state == "running" and asyncio.get_running_loop().time() < deadline:
@@ -94,7 +94,7 @@ class TurnService:
         """Return a turn as it stands. Raises `TurnNotFoundError`."""
         row = await self._kit.turns.find(turn_id, subject)
         if row is None:
-            raise TurnNotFoundError()
+            raise TurnNotFoundError
         return row
 
     async def attach(self, turn_id: str, subject: str, cursor: str | None = None) -> Following:
@@ -160,7 +160,7 @@ class TurnService:
 
     def _refuse_while_closing(self) -> None:
         if self._running.is_closing:
-            raise ShuttingDownError()
+            raise ShuttingDownError
 
     def _refuse_unknown_agent(self, message: AnyMessage) -> None:
         agent = getattr(message, "agent", None)

@@ -1,0 +1,5 @@
+"""`python -m api` is `minutebook`."""
+
+from api.cli import main
+
+main()

@@ -1,0 +1,25 @@
+"""The shortest proof that the house stands: one message in, one answer out, both in the log."""
+
+import psycopg
+
+from tests.serving import serving
+
+
+async def test_a_message_is_answered_and_both_are_in_the_log(database_url: str) -> None:
+    async with serving(database_url) as server:
+        frames = await server.client.say("help")
+    assert [frame.type for frame in frames if frame.type != "turn.delta"] == [
+        "turn.started",
+        "conversation.started",
+        "agent.assigned",
+        "conversation.user_message_received",
+        "agent.model_called",
+        "conversation.assistant_message_sent",
+        "turn.committed",
+    ]
+    said = "".join(frame.data["text"] for frame in frames if frame.type == "turn.delta")
+    assert frames[-2].data["data"]["content"] == said
+    with psycopg.connect(database_url) as connection:
+        stored = connection.execute("SELECT position, type FROM log ORDER BY position").fetchall()
+    committed = [frame for frame in frames if "position" in frame.data]
+    assert stored == [(frame.data["position"], frame.type) for frame in committed]
