@@ -1,0 +1,81 @@
+"""What a read model is: its tables, which rows an event touches, and the fold that changes them."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from application.ports import LoggedEvent
+
+Row = dict[str, Any]
+Key = tuple[Any, ...]
+RowKey = tuple[str, Key]  # (table, key)
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of a read model: its columns with their SQL types, its key, its indexes.
+
+    `indexes` are what follows `CREATE INDEX … ON <table>`, as `(owner, position)` or
+    `USING gin (to_tsvector('simple', content))`.
+    """
+
+    name: str
+    columns: Mapping[str, str]
+    key: tuple[str, ...]
+    indexes: tuple[str, ...] = ()
+
+    def key_of(self, row: Row) -> Key:
+        """Return the row's key."""
+        return tuple(row[name] for name in self.key)
+
+
+@dataclass
+class Rows:
+    """The rows a fold works on: loaded before, written after, by whoever runs the fold.
+
+    The fold knows nothing of a database. `changed` is every row that was put, `dropped` every one
+    that was taken away.
+    """
+
+    loaded: dict[RowKey, Row] = field(default_factory=dict)
+    changed: dict[RowKey, Row] = field(default_factory=dict)
+    dropped: set[RowKey] = field(default_factory=set)
+
+    def get(self, table: Table, *key: Any) -> Row | None:
+        """Return the row as it stands now, or None. To change it, change a copy and `put` it."""
+        about = (table.name, key)
+        if about in self.changed:
+            return self.changed[about]
+        return None if about in self.dropped else self.loaded.get(about)
+
+    def put(self, table: Table, row: Row) -> None:
+        """Let the row stand, new or instead of the one with its key."""
+        about = (table.name, table.key_of(row))
+        self.dropped.discard(about)
+        self.changed[about] = row
+
+    def drop(self, table: Table, *key: Any) -> None:
+        """Take the row away."""
+        about = (table.name, key)
+        self.changed.pop(about, None)
+        self.dropped.add(about)
+
+
+class ReadModel(Protocol):
+    """One read model. Folding the same events in the same order gives the same rows, always.
+
+    Every row belongs to one conversation, so that a rebuild can give conversations to several
+    workers. A change of the fold or its tables raises `version`, which lets `serve` rebuild it.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    tables: ClassVar[tuple[Table, ...]]
+    # The event types the fold reads; others move its checkpoint and nothing else.
+    types: ClassVar[frozenset[str]]
+
+    def keys(self, event: LoggedEvent) -> Iterable[RowKey]:
+        """Return every row the fold may read for this event, so that it can be loaded before."""
+
+    def fold(self, rows: Rows, event: LoggedEvent) -> None:
+        """Change the rows as this event says. Never raises for an event the log can hold."""
