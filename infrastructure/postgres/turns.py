@@ -162,17 +162,11 @@ class PostgresTurns:
         return Accepted(self._turn(turn)) if verdict == "accepted" else Existing(self._turn(turn))
 
     def _turn(self, row: Sequence[Any]) -> TurnRow:
-        turn_id, conversation, subject, kind, payload, payload_hash, *rest, outcome = row
-        return TurnRow(
-            turn_id,
-            conversation,
-            subject,
-            kind,
-            self._decoded(payload),
-            payload_hash.decode(),
-            *rest,
-            self._decoded(outcome),
-        )
+        turn = dict(zip(COLUMNS, row, strict=True))
+        turn["payload"] = self._decoded(turn["payload"])
+        turn["payload_hash"] = turn["payload_hash"].decode()
+        turn["outcome"] = self._decoded(turn["outcome"])
+        return TurnRow(*turn.values())
 
     def _decoded(self, stored: bytes | None) -> Any:
         return None if stored is None else self._json.decode(stored)

@@ -1,4 +1,7 @@
--- What the turns' store asks of the database in one round trip each.
+-- What the turns' store and the unit of work ask of the database in one round trip each.
+--
+-- `enable_seqscan` is off in them: plans are kept, and one that was made while a table was still
+-- small would read all of it later.
 --
 -- Every statement of these functions takes a snapshot of its own (READ COMMITTED), so a statement
 -- sees what others have committed since the one before. Where a concurrent change makes an answer
@@ -35,7 +38,7 @@ $$;
 CREATE FUNCTION turn_accept(
     p_id text, p_conversation text, p_subject text, p_kind text, p_payload bytea, p_hash bytea,
     p_node text, p_lease interval, OUT verdict text, OUT turn turns)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET enable_seqscan = off AS $$
 BEGIN
     LOOP
         PERFORM turn_free(p_id, p_conversation);
@@ -74,7 +77,7 @@ $$;
 
 CREATE FUNCTION turn_retry(
     p_id text, p_subject text, p_node text, p_lease interval, OUT verdict text, OUT turn turns)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     seen turns;
 BEGIN
@@ -133,5 +136,42 @@ BEGIN
     IF NOT found THEN
         RETURN QUERY SELECT * FROM turns WHERE id = p_id AND subject = p_subject;
     END IF;
+END
+$$;
+
+-- Both aggregates of a conversation and the page for the model's view, as of one moment. A snapshot
+-- comes as a row without a position. Of what the conversation's snapshot covers, only the newest
+-- `p_page` events come along.
+CREATE FUNCTION load_conversation(
+    p_conversation text, p_conversation_state int, p_agent text, p_agent_state int, p_page int)
+RETURNS TABLE (o_position bigint, o_stream text, o_version int, o_type text, o_conversation text,
+               o_turn text, o_actor text, o_recorded_at timestamptz, o_data bytea)
+LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $$
+DECLARE
+    kept snapshots;
+    known int := 0;
+BEGIN
+    SELECT * INTO kept FROM snapshots WHERE stream = p_agent AND state_version = p_agent_state;
+    IF found THEN
+        RETURN QUERY SELECT NULL::bigint, kept.stream, kept.version, '', '', '', '', kept.recorded_at, kept.state;
+        known := kept.version;
+    END IF;
+    RETURN QUERY
+        SELECT position, stream, version, type, conversation, turn, actor, recorded_at, data
+          FROM log WHERE stream = p_agent AND version > known ORDER BY version;
+
+    known := 0;
+    SELECT * INTO kept FROM snapshots WHERE stream = p_conversation AND state_version = p_conversation_state;
+    IF found THEN
+        RETURN QUERY SELECT NULL::bigint, kept.stream, kept.version, '', '', '', '', kept.recorded_at, kept.state;
+        known := kept.version;
+        RETURN QUERY
+            SELECT position, stream, version, type, conversation, turn, actor, recorded_at, data
+              FROM log WHERE stream = p_conversation AND version > known - p_page AND version <= known
+             ORDER BY version;
+    END IF;
+    RETURN QUERY
+        SELECT position, stream, version, type, conversation, turn, actor, recorded_at, data
+          FROM log WHERE stream = p_conversation AND version > known ORDER BY version;
 END
 $$;

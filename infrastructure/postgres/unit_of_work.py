@@ -1,0 +1,259 @@
+"""One unit of work on PostgreSQL: loaded in one round trip, committed in one, nothing held in between."""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Any, Final, Self, TypeVar
+
+from application.ports import Closing, Committed
+from domain.agent import Agent, agent_stream
+from domain.aggregate import By, MinuteEvent, SignedAggregate
+from domain.conversation import Conversation, conversation_stream
+from domain.errors import ConversationNotFoundError, MinutebookError
+from infrastructure.postgres.appender import Appender, NewEvent, Save, Snapshot, Stored
+from infrastructure.postgres.log import PostgresLog, Row
+from infrastructure.postgres.mapper import MinutesMapper
+from infrastructure.postgres.pool import Pool, store_errors
+
+LOAD: Final = "SELECT * FROM load_conversation(%s, %s, %s, %s, %s)"
+# Means nothing until the commit closes the row, and need not be on disk before it: what the append
+# flushes comes after it.
+KEEP_OUTCOME: Final = """
+    WITH unflushed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
+    UPDATE turns SET outcome = %s FROM unflushed
+     WHERE id = %s AND attempt = %s AND node = %s AND state = 'running'"""
+
+A = TypeVar("A", bound=SignedAggregate)
+
+
+class UnitOfWorkOverError(MinutebookError):
+    """The unit of work is not open: it has been committed or left, or was never entered."""
+
+    code = "internal_error"
+
+
+class Recorded(list[Any]):
+    """The pending events of one aggregate, noted in the journal of both as they are recorded."""
+
+    def __init__(self, journal: list[MinuteEvent], pending: Sequence[Any]) -> None:
+        super().__init__(pending)
+        self._journal = journal
+        journal.extend(pending)
+
+    def append(self, event: MinuteEvent) -> None:
+        """Add an event to the aggregate's own list and to the journal."""
+        super().append(event)
+        self._journal.append(event)
+
+
+class PostgresUnitOfWork:
+    """Both aggregates of one conversation, loaded once and committed once.
+
+    The log keeps the order in which events were recorded across the two aggregates: each
+    aggregate's list of pending events (`Recorded`) notes them in one journal, and the journal is
+    what is appended.
+    """
+
+    def __init__(
+        self,
+        conversation_id: str,
+        turn_id: str,
+        node: str,
+        appender: Appender,
+        pool: Pool,
+        mapper: MinutesMapper,
+        snapshot_every: int = 100,
+        view_page: int = 100,
+    ) -> None:
+        self._conversation_id = conversation_id
+        self._turn_id = turn_id
+        self._node = node
+        self._appender = appender
+        self._pool = pool
+        self._mapper = mapper
+        self._log = PostgresLog(pool, mapper.to_logged)
+        self._snapshot_every = snapshot_every
+        self._view_page = view_page
+        self._streams = (conversation_stream(conversation_id), agent_stream(conversation_id))
+        self._is_inside = False
+        self._is_committed = False
+        self._conversation: Conversation | None = None
+        self._agent: Agent | None = None
+        self._page: list[Row] = []  # the newest stored events of the conversation, oldest first
+        self._loaded: dict[str, int] = dict.fromkeys(self._streams, 0)  # the versions in the log
+        self._journal: list[MinuteEvent] = []
+
+    async def __aenter__(self) -> Self:
+        """Load both aggregates and the newest events of the conversation in one round trip.
+
+        Raises `StoreUnavailableError`.
+        """
+        conversation, agent = await self._load()
+        self._conversation = self._revived(Conversation, conversation)
+        self._agent = self._revived(Agent, agent)
+        self._page = [row for row in conversation if not _is_snapshot(row)]
+        self._is_inside = True
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Forget what was recorded and not committed."""
+        self._is_inside = False
+        self._conversation = self._agent = None
+        self._journal = []
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the conversation has yet to be started."""
+        return self._conversation is None
+
+    @property
+    def conversation(self) -> Conversation:
+        """The conversation; raises `ConversationNotFoundError` where there is none yet."""
+        self._check_inside()
+        if self._conversation is None:
+            raise ConversationNotFoundError
+        return self._conversation
+
+    @property
+    def agent(self) -> Agent:
+        """Who is on; raises `ConversationNotFoundError` where there is no conversation yet."""
+        self._check_inside()
+        if self._agent is None:
+            raise ConversationNotFoundError
+        return self._agent
+
+    def start(self, by: By, agent: str) -> None:
+        """Start the conversation with this agent on. Raises `UnitOfWorkOverError`."""
+        self._check_open()
+        self._conversation = self._noted(Conversation.begin(self._conversation_id, by))
+        self._agent = self._noted(Agent.assign(self._conversation_id, agent, by))
+
+    async def newest_first(self) -> AsyncIterator[MinuteEvent]:
+        """Walk back through the conversation's events, recorded and stored, newest first.
+
+        Pages beyond the loaded one are read only when the walk gets there. Raises
+        `StoreUnavailableError`.
+        """
+        for event in reversed(self._journal.copy()):
+            if event.originator_id == self._streams[0]:
+                yield event
+        page: Sequence[Row] = self._page[::-1]
+        while page:
+            for row in page:
+                yield self._mapper.to_event(row)
+            page = await self._older_than(page[-1])
+
+    async def commit(self, closing: Closing) -> Committed:
+        """Store what both aggregates recorded and close the turn, in one transaction.
+
+        Whoever stops waiting does not stop it. Raises `ConflictError` when somebody else wrote
+        first, `TurnLostError` when the lease went to another node, `StoreUnavailableError` when
+        the database does not answer and `UnitOfWorkOverError` when it is called twice.
+        """
+        self._check_open()
+        if closing.turn_id != self._turn_id:
+            raise ValueError(f"this is the unit of work of the turn {self._turn_id}")
+        self._is_committed = True
+        events = [self._mapper.to_new_event(event) for event in self._journal]
+        await self._keep_outcome(closing)
+        stored = await self._appender.append(
+            Save(events, dict(self._loaded), closing, self._node, self._snapshots())
+        )
+        return self._committed(events, stored, closing)
+
+    # --- loading ---------------------------------------------------------------------------------
+
+    async def _load(self) -> tuple[list[Row], list[Row]]:
+        conversation, agent = self._streams
+        asked = (conversation, Conversation.STATE_VERSION, agent, Agent.STATE_VERSION, self._view_page)
+        async with store_errors(), self._pool.connection() as connection:
+            cursor = connection.cursor(binary=True)
+            await cursor.execute(LOAD, asked, prepare=True)
+            rows = [Row(*row) for row in await cursor.fetchall()]
+        return [row for row in rows if row.stream == conversation], [
+            row for row in rows if row.stream == agent
+        ]
+
+    def _revived(self, kind: type[A], rows: Sequence[Row]) -> A | None:
+        """Rebuild an aggregate from its snapshot, where there is one, and what came after it."""
+        aggregate: A | None = None
+        known = 0
+        for row in filter(_is_snapshot, rows):
+            state = self._mapper.transcoder.decode(row.data)
+            aggregate = kind.from_kept_state(row.stream, row.version, state, row.recorded_at)
+            known = row.version
+        for row in rows:
+            if row.version > known:
+                aggregate = self._mapper.to_event(row).mutate(aggregate)
+        if aggregate is None:
+            return None
+        self._loaded[aggregate.id] = aggregate.version
+        return self._noted(aggregate)
+
+    def _noted(self, aggregate: A) -> A:
+        """Let the aggregate note what it records in the journal."""
+        vars(aggregate)["_pending_events"] = Recorded(self._journal, aggregate.pending_events)
+        return aggregate
+
+    async def _older_than(self, row: Row) -> Sequence[Row]:
+        if row.version == 1:
+            return []
+        return await self._log.page_backwards(row.stream, row.version, self._view_page)
+
+    # --- committing ------------------------------------------------------------------------------
+
+    def _check_inside(self) -> None:
+        if not self._is_inside:
+            raise UnitOfWorkOverError
+
+    def _check_open(self) -> None:
+        self._check_inside()
+        if self._is_committed:
+            raise UnitOfWorkOverError
+
+    async def _keep_outcome(self, closing: Closing) -> None:
+        if closing.outcome is not None:
+            outcome = self._mapper.transcoder.encode(closing.outcome)
+            values = (outcome, closing.turn_id, closing.attempt, self._node)
+            async with store_errors(), self._pool.connection() as connection:
+                await connection.execute(KEEP_OUTCOME, values, prepare=True)
+
+    def _snapshots(self) -> list[Snapshot]:
+        aggregates = [one for one in (self._conversation, self._agent) if one is not None]
+        return [self._snapshot(aggregate) for aggregate in aggregates if self._is_due(aggregate)]
+
+    def _is_due(self, aggregate: SignedAggregate) -> bool:
+        """Whether the aggregate has passed a multiple of `snapshot_every` since it was loaded."""
+        return aggregate.version // self._snapshot_every > self._loaded[aggregate.id] // self._snapshot_every
+
+    def _snapshot(self, aggregate: SignedAggregate) -> Snapshot:
+        state = self._mapper.transcoder.encode(aggregate.kept_state())
+        return Snapshot(aggregate.id, aggregate.version, aggregate.STATE_VERSION, state)
+
+    def _committed(self, events: Sequence[NewEvent], stored: Stored, closing: Closing) -> Committed:
+        if not events:
+            return Committed(closing.first_position, closing.last_position, (), closing.outcome)
+        first = stored.first_position or 0
+        logged = [
+            self._mapper.to_logged(_row(first + offset, event, stored.recorded_at))
+            for offset, event in enumerate(events)
+        ]
+        return Committed(stored.first_position, stored.last_position, logged, closing.outcome)
+
+
+def _is_snapshot(row: Row) -> bool:
+    return row.type == ""
+
+
+def _row(position: int, event: NewEvent, recorded_at: datetime) -> Row:
+    """Return the row that the log holds of a new event."""
+    return Row(
+        position,
+        event.stream,
+        event.version,
+        event.type,
+        event.conversation,
+        event.turn,
+        event.actor,
+        recorded_at,
+        event.data,
+    )
