@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 import re
+import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
@@ -57,6 +58,7 @@ class ProviderModels:
         self._api_key = api_key
         self._timeout_s = timeout_s
         self._models: dict[str, Model[Any]] = {}
+        self._building = threading.Lock()
 
     def check(self, name: str) -> None:
         """Raise `ModelSettingError` where there is no such model, or its key or package is missing."""
@@ -90,9 +92,11 @@ class ProviderModels:
                 pass  # leaving a model closes its HTTP client
 
     def _model(self, name: str) -> Model[Any]:
-        if name not in self._models:
-            self._models[name] = self._build(name)
-        return self._models[name]
+        # Each model is built once, whoever comes first: a second one's connections would never be closed.
+        with self._building:
+            if name not in self._models:
+                self._models[name] = self._build(name)
+            return self._models[name]
 
     def _build(self, name: str) -> Model[Any]:
         provider, _, model = name.partition(":")
@@ -106,7 +110,8 @@ class ProviderModels:
 
     async def _chunks(self, request: ModelRequest) -> AsyncGenerator[ModelChunk, None]:
         # Built beside the loop where nobody checked it before: importing a provider's library takes a second.
-        model = self._models.get(request.model) or await asyncio.to_thread(self._model, request.model)
+        built = self._models.get(request.model)
+        model = built if built is not None else await asyncio.to_thread(self._model, request.model)
         async with AsyncExitStack() as stack:
             async with asyncio.timeout(self._timeout_s):
                 stream = await stack.enter_async_context(_open(model, request))
