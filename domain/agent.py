@@ -85,7 +85,7 @@ class Agent(SignedAggregate):
         self.record(self.Switched, by, from_=self.name, to=to, reason=reason, requested_by=requested_by)
         return None
 
-    def note_model_call(  # noqa: PLR0917 (a note has as many parts as its event)
+    def note_model_call(
         self, model: str, input_tokens: int, output_tokens: int, duration_ms: int, outcome: str, by: By
     ) -> None:
         """Note that the agent asked its model, and what it cost; two equal calls are two notes."""
