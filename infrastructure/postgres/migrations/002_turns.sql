@@ -52,6 +52,7 @@ BEGIN
             RETURN;
         END IF;
         SELECT * INTO turn FROM turns WHERE conversation = p_conversation AND state = 'running';
+        CONTINUE WHEN turn.id = p_id;  -- it has come since we looked
         IF found THEN
             verdict := 'busy';
             RETURN;
@@ -98,6 +99,7 @@ BEGIN
             RETURN;
         END IF;
         SELECT * INTO turn FROM turns WHERE conversation = seen.conversation AND state = 'running';
+        CONTINUE WHEN turn.id = p_id;  -- it runs again since we looked
         IF found THEN
             verdict := 'busy';
             RETURN;
