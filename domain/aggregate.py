@@ -1,7 +1,7 @@
 """What both aggregates share: every event names its actor and its turn."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime
 from typing import Any, ClassVar, Self
 
@@ -62,7 +62,7 @@ class SignedAggregate(BaseAggregate[str]):
         state = dict(vars(self))
         for name in ("_id", "_version", "_pending_events", "_created_on", "_modified_on"):
             state.pop(name)
-        return state
+        return {name: plain(value) for name, value in state.items()}
 
     @classmethod
     def from_kept_state(cls, stream: str, version: int, state: Mapping[str, Any], at: datetime) -> Self:
@@ -76,3 +76,10 @@ class SignedAggregate(BaseAggregate[str]):
     def revived(cls, state: Mapping[str, Any]) -> dict[str, Any]:
         """Turn kept JSON values back into the aggregate's own value types."""
         return dict(state)
+
+
+def plain(value: Any) -> Any:
+    """Turn the aggregate's own value types into JSON values."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return {key: plain(item) for key, item in value.items()} if isinstance(value, dict) else value

@@ -1,17 +1,13 @@
 """What was said, asked, decided and done in one conversation."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, Self
 
 from eventsourcing.domain import event
 
 from domain.aggregate import By, SignedAggregate
 from domain.errors import (
-    CallAlreadyAnsweredError,
-    CallAlreadyDecidedError,
-    CallClosedError,
-    CallNeedsNoDecisionError,
     CallNotApprovedError,
     CallNotFoundError,
     ConversationArchivedError,
@@ -30,8 +26,10 @@ from domain.values import (
     SettledCall,
     Settlement,
     State,
+    decision_fingerprint,
     fingerprint,
     forget_oldest,
+    plan_fingerprint,
     revived,
 )
 
@@ -39,6 +37,20 @@ from domain.values import (
 def conversation_stream(conversation_id: str) -> str:
     """Return the name of a conversation's stream."""
     return f"conversation-{conversation_id}"
+
+
+class CallEvent(SignedAggregate.Event):
+    """What the events about one call share."""
+
+    call_id: str
+    tool: str
+
+
+class PlanEvent(SignedAggregate.Event):
+    """What the events about one version of a plan share."""
+
+    plan_id: str
+    plan_version: int
 
 
 class Conversation(SignedAggregate):
@@ -101,91 +113,71 @@ class Conversation(SignedAggregate):
         requires_decision: bool
         rule: str
 
-    class ToolCallApproved(Event):
+    class ToolCallApproved(CallEvent, Event):
         """A person lets the call run; `arguments` are the ones to run it with."""
 
         TOPIC = "conversation.tool_call_approved"
-        call_id: str
-        tool: str
         arguments: Any
         feedback: str | None
 
-    class ToolCallEdited(Event):
+    class ToolCallEdited(CallEvent, Event):
         """A person lets the call run with other arguments: `arguments_after` are the ones to run it with."""
 
         TOPIC = "conversation.tool_call_edited"
-        call_id: str
-        tool: str
         arguments_before: Any
         arguments_after: Any
         feedback: str | None
 
-    class ToolCallRejected(Event):
+    class ToolCallRejected(CallEvent, Event):
         """A person does not let the call run; the feedback is its result."""
 
         TOPIC = "conversation.tool_call_rejected"
-        call_id: str
-        tool: str
         feedback: str | None
 
-    class ToolCallClosed(Event):
+    class ToolCallClosed(CallEvent, Event):
         """The call will not run: superseded, forbidden, cancelled or expired. That is its result."""
 
         TOPIC = "conversation.tool_call_closed"
-        call_id: str
-        tool: str
         reason: str
         detail: str | None
 
-    class ToolResultReceived(Event):
+    class ToolResultReceived(CallEvent, Event):
         """The client ran the call: `result` is any JSON value, or `error` says why there is none."""
 
         TOPIC = "conversation.tool_result_received"
-        call_id: str
-        tool: str
         result: Any
         error: str | None
 
-    class PlanProposed(Event):
+    class PlanProposed(PlanEvent, Event):
         """An agent proposes a plan, or the next version of one."""
 
         TOPIC = "conversation.plan_proposed"
-        plan_id: str
-        plan_version: int
         goal: str
         subtasks: list[dict[str, Any]]
         agent: str
 
-    class PlanApproved(Event):
+    class PlanApproved(PlanEvent, Event):
         """A person lets the plan be carried out."""
 
         TOPIC = "conversation.plan_approved"
-        plan_id: str
-        plan_version: int
         feedback: str | None
 
-    class PlanModificationRequested(Event):
+    class PlanModificationRequested(PlanEvent, Event):
         """A person sends the plan back with what should change."""
 
         TOPIC = "conversation.plan_modification_requested"
-        plan_id: str
-        plan_version: int
         feedback: str
 
-    class PlanRejected(Event):
+    class PlanRejected(PlanEvent, Event):
         """A person does not want the plan."""
 
         TOPIC = "conversation.plan_rejected"
-        plan_id: str
-        plan_version: int
         feedback: str | None
 
-    class PlanSuperseded(Event):
+    class PlanSuperseded(PlanEvent, Event):
         """The plan in review was overtaken by what the person said next."""
 
         TOPIC = "conversation.plan_superseded"
-        plan_id: str
-        plan_version: int
 
     class SubtaskStarted(Event):
         """An agent took up one subtask of the plan."""
@@ -211,27 +203,21 @@ class Conversation(SignedAggregate):
         subtask_id: str
         reason: str
 
-    class PlanCompleted(Event):
+    class PlanCompleted(PlanEvent, Event):
         """All subtasks are done."""
 
         TOPIC = "conversation.plan_completed"
-        plan_id: str
-        plan_version: int
 
-    class PlanCancelled(Event):
+    class PlanCancelled(PlanEvent, Event):
         """A person stopped the plan, or said something else in the middle of it."""
 
         TOPIC = "conversation.plan_cancelled"
-        plan_id: str
-        plan_version: int
         reason: str
 
-    class PlanFailed(Event):
+    class PlanFailed(PlanEvent, Event):
         """The plan ended because a subtask failed."""
 
         TOPIC = "conversation.plan_failed"
-        plan_id: str
-        plan_version: int
         reason: str
 
     class TurnCancelled(Event):
@@ -261,16 +247,6 @@ class Conversation(SignedAggregate):
             "settled_calls": revived(SettledCall, state["settled_calls"]),
             "decided_plans": revived(Settlement, state["decided_plans"]),
             "plan": Plan.from_json(state["plan"]) if state["plan"] else None,
-        }
-
-    def kept_state(self) -> dict[str, Any]:
-        """Return what a snapshot keeps, as JSON values."""
-        return {
-            **super().kept_state(),
-            "calls": {key: asdict(call) for key, call in self.calls.items()},
-            "settled_calls": {key: asdict(call) for key, call in self.settled_calls.items()},
-            "decided_plans": {key: asdict(taken) for key, taken in self.decided_plans.items()},
-            "plan": asdict(self.plan) if self.plan else None,
         }
 
     @property
@@ -340,7 +316,7 @@ class Conversation(SignedAggregate):
         """
         self._refuse_archived()
         if settled := self.settled_calls.get(call_id):
-            return self._same_result(call_id, settled, fingerprint("result", result, error))
+            return settled.repeated_result(call_id, fingerprint("result", result, error))
         call = self._open_call(call_id, "tool_result")
         if call.undecided:
             raise CallNotApprovedError(call_id=call_id)
@@ -357,14 +333,12 @@ class Conversation(SignedAggregate):
         `CallNotFoundError`, `NothingAwaitedError` or `ConversationArchivedError`.
         """
         self._refuse_archived()
-        taken = _decision_fingerprint(decision, arguments, feedback)
+        taken = decision_fingerprint(decision, arguments, feedback)
         if settled := self.settled_calls.get(call_id):
-            return self._same_decision(call_id, settled, taken)
+            return settled.repeated_decision(call_id, taken)
         call = self._open_call(call_id, "hitl_decision")
-        if not call.requires_decision:
-            raise CallNeedsNoDecisionError(call_id=call_id)
         if not call.undecided:
-            return self._same_decision(call_id, call, taken)
+            return call.repeated_decision(call_id, taken)
         self._record_decision(call_id, decision, arguments, feedback, by)
         return None
 
@@ -378,7 +352,7 @@ class Conversation(SignedAggregate):
         `PlanNotFoundError`, `NothingAwaitedError` or `ConversationArchivedError`.
         """
         self._refuse_archived()
-        taken = _plan_fingerprint(decision, feedback)
+        taken = plan_fingerprint(decision, feedback)
         if before := self.decided_plans.get(plan_key(plan_id, plan_version)):
             if before.fingerprint != taken:
                 raise PlanAlreadyDecidedError(plan_id=plan_id, plan_version=plan_version)
@@ -528,22 +502,6 @@ class Conversation(SignedAggregate):
             raise CallNotFoundError(call_id=call_id)
         raise NothingAwaitedError(state=self.state, message=message)
 
-    def _same_result(self, call_id: str, settled: SettledCall, outcome: str) -> str:
-        if settled.outcome == outcome:
-            return settled.settled_in
-        if settled.outcome.startswith("closed:"):
-            raise CallClosedError(call_id=call_id, reason=settled.outcome.removeprefix("closed:"))
-        raise CallAlreadyAnsweredError(call_id=call_id)
-
-    def _same_decision(self, call_id: str, call: OpenCall | SettledCall, taken: str) -> str:
-        if call.decision == taken and call.decided_in:
-            return call.decided_in
-        if call.decision:
-            raise CallAlreadyDecidedError(call_id=call_id)
-        if isinstance(call, SettledCall) and call.outcome.startswith("closed:"):
-            raise CallClosedError(call_id=call_id, reason=call.outcome.removeprefix("closed:"))
-        raise CallNeedsNoDecisionError(call_id=call_id)
-
     def _record_decision(
         self, call_id: str, decision: str, arguments: Any, feedback: str | None, by: By
     ) -> None:
@@ -596,7 +554,7 @@ class Conversation(SignedAggregate):
         forget_oldest(self.settled_calls)
 
     def _settle_plan(self, key: str, decision: str, feedback: str | None, turn_id: str) -> None:
-        self.decided_plans[key] = Settlement(_plan_fingerprint(decision, feedback), turn_id)
+        self.decided_plans[key] = Settlement(plan_fingerprint(decision, feedback), turn_id)
         forget_oldest(self.decided_plans)
 
     # --- Consequences ----------------------------------------------------------------------------
@@ -633,18 +591,18 @@ class Conversation(SignedAggregate):
 
     @event(ToolCallApproved)
     def _on_tool_call_approved(self, call_id: str, turn_id: str) -> None:
-        taken = _decision_fingerprint("approve", None, None)
+        taken = decision_fingerprint("approve", None, None)
         self.calls[call_id] = replace(self.calls[call_id], decision=taken, decided_in=turn_id)
 
     @event(ToolCallEdited)
     def _on_tool_call_edited(self, call_id: str, arguments_after: Any, turn_id: str) -> None:
-        taken = _decision_fingerprint("edit", arguments_after, None)
+        taken = decision_fingerprint("edit", arguments_after, None)
         call = replace(self.calls[call_id], arguments=arguments_after, decision=taken, decided_in=turn_id)
         self.calls[call_id] = call
 
     @event(ToolCallRejected)
     def _on_tool_call_rejected(self, call_id: str, feedback: str | None, turn_id: str) -> None:
-        self._settle(call_id, "rejected", turn_id, _decision_fingerprint("reject", None, feedback))
+        self._settle(call_id, "rejected", turn_id, decision_fingerprint("reject", None, feedback))
 
     @event(ToolCallClosed)
     def _on_tool_call_closed(self, call_id: str, reason: str, turn_id: str) -> None:
@@ -701,15 +659,3 @@ class Conversation(SignedAggregate):
     @event(PlanFailed)
     def _on_plan_failed(self) -> None:
         self.plan = None
-
-
-def _decision_fingerprint(decision: str, arguments: Any, feedback: str | None) -> str:
-    """The same decision is the same word, and the same arguments (edit) or feedback (reject)."""
-    return fingerprint(
-        decision, arguments if decision == "edit" else None, feedback if decision == "reject" else None
-    )
-
-
-def _plan_fingerprint(decision: str, feedback: str | None) -> str:
-    """The same decision is the same word, and the same feedback where it says what should change."""
-    return fingerprint(decision, feedback if decision != "approve" else None)

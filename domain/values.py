@@ -6,6 +6,13 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final, Literal, TypeVar
 
+from domain.errors import (
+    CallAlreadyAnsweredError,
+    CallAlreadyDecidedError,
+    CallClosedError,
+    CallNeedsNoDecisionError,
+)
+
 State = Literal[
     "idle", "awaiting_tool_results", "awaiting_decision", "plan_in_review", "plan_in_execution", "archived"
 ]
@@ -34,6 +41,10 @@ class OpenCall:
         """Whether a person still has to decide before it may run."""
         return self.requires_decision and self.decision is None
 
+    def repeated_decision(self, call_id: str, taken: str) -> str:
+        """Return the turn that took this decision; raises for another one, or where none is needed."""
+        return _repeated_decision(self, call_id, taken)
+
 
 @dataclass(frozen=True)
 class SettledCall:
@@ -43,6 +54,34 @@ class SettledCall:
     settled_in: str
     decision: str | None = None
     decided_in: str | None = None
+
+    def repeated_result(self, call_id: str, outcome: str) -> str:
+        """Return the turn that recorded this result.
+
+        Raises `CallAlreadyAnsweredError` for another one, `CallClosedError` where there was none.
+        """
+        if self.outcome == outcome:
+            return self.settled_in
+        self._refuse_closed(call_id)
+        raise CallAlreadyAnsweredError(call_id=call_id)
+
+    def repeated_decision(self, call_id: str, taken: str) -> str:
+        """Return the turn that took this decision; raises for another one, or where none was needed."""
+        if not self.decision:
+            self._refuse_closed(call_id)
+        return _repeated_decision(self, call_id, taken)
+
+    def _refuse_closed(self, call_id: str) -> None:
+        if self.outcome.startswith("closed:"):
+            raise CallClosedError(call_id=call_id, reason=self.outcome.removeprefix("closed:"))
+
+
+def _repeated_decision(call: OpenCall | SettledCall, call_id: str, taken: str) -> str:
+    if not call.decision or not call.decided_in:
+        raise CallNeedsNoDecisionError(call_id=call_id)
+    if call.decision != taken:
+        raise CallAlreadyDecidedError(call_id=call_id)
+    return call.decided_in
 
 
 @dataclass(frozen=True)
@@ -57,6 +96,18 @@ def fingerprint(*parts: Any) -> str:
     """Return a short digest that is equal for equal JSON values and differs for `1`, `1.0` and `true`."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return sha256(text.encode()).hexdigest()[:32]
+
+
+def decision_fingerprint(decision: str, arguments: Any, feedback: str | None) -> str:
+    """The same decision is the same word, and the same arguments (edit) or feedback (reject)."""
+    return fingerprint(
+        decision, arguments if decision == "edit" else None, feedback if decision == "reject" else None
+    )
+
+
+def plan_fingerprint(decision: str, feedback: str | None) -> str:
+    """The same decision is the same word, and the same feedback where it says what should change."""
+    return fingerprint(decision, feedback if decision != "approve" else None)
 
 
 def revived(kind: type[T], kept: Mapping[str, Mapping[str, Any]]) -> dict[str, T]:
