@@ -168,15 +168,31 @@ async def test_a_plan_has_steps_that_depend_on_earlier_ones() -> None:
 
 async def test_a_plan_sent_back_comes_again_with_the_feedback_worked_in() -> None:
     [(_, plan)] = await calls("architect", "plan a garden")
-    made = (
-        CallMade("1", PROPOSE_PLAN.name, json.dumps(plan)),
-        ResultGiven("1", PROPOSE_PLAN.name, "Proposed."),
-    )
-    [(tool, again)] = await calls("architect", "plan a garden", *made, "The plan was sent back: add tests")
+    proposed = Said("assistant", "I propose this plan: a garden")
+    [(tool, again)] = await calls("architect", "plan a garden", proposed, "The plan was sent back: add tests")
 
     assert tool == PROPOSE_PLAN.name
+    assert again["goal"] == "a garden"
     assert again["subtasks"][:3] == plan["subtasks"]
-    assert again["subtasks"][3]["description"].endswith("add tests")
+    assert [step["description"] for step in again["subtasks"][3:]] == ["Work in what you said: add tests"]
+
+
+async def test_what_happened_before_a_hand_over_is_known_does_not_happen_again() -> None:
+    made = (
+        CallMade("demo_2", "write_file", "{}"),
+        ResultGiven("demo_2", "write_file", "This call was not run."),
+    )
+
+    assert await calls("coder", "coder: forbidden", *made, *switched("coder")) == []
+    assert "did not work" in await text("coder", "coder: forbidden", *made, *switched("coder"))
+
+
+async def test_a_note_about_edited_arguments_is_not_taken_for_words() -> None:
+    made = (CallMade("demo_1", "write_file", "{}"), ResultGiven("demo_1", "write_file", "2 bytes written"))
+
+    assert "2 bytes written" in await text(
+        "coder", "write a.py", *made, "I changed the arguments of write_file to {}."
+    )
 
 
 async def test_a_subtask_calls_the_tool_its_words_name_or_is_done() -> None:
