@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from domain.aggregate import By
 from domain.conversation import Conversation
 from domain.errors import (
     CallAlreadyAnsweredError,
@@ -30,6 +31,7 @@ EDITED = fact(
 )
 REJECTED = fact(Conversation.ToolCallRejected, **CALL, feedback="no")
 RAN = fact(Conversation.ToolResultReceived, **FREE_CALL, result={"lines": 0}, error=None)
+LATER = By("user:ada", "turn-3")
 ARCHIVED = fact(Conversation.Archived)
 
 
@@ -99,6 +101,12 @@ def test_the_same_result_again_is_quiet_and_names_the_first_turn() -> None:
     given(ASKED_FREELY, RAN).when(
         lambda c: c.receive_tool_result("call-2", {"lines": 0}, None, NOW)
     ).repeats()
+
+
+def test_the_order_of_keys_makes_no_other_result() -> None:
+    past = given(ASKED_FREELY)
+    past.when(lambda c: c.receive_tool_result("call-2", {"a": 1, "b": 2}, None, BEFORE))
+    past.when(lambda c: c.receive_tool_result("call-2", {"b": 2, "a": 1}, None, NOW)).repeats()
 
 
 @pytest.mark.parametrize(
@@ -214,6 +222,13 @@ def test_a_decision_is_remembered_after_the_call_has_its_result(end: Fact) -> No
     past = given(ASKED, APPROVED, end)
     past.when(lambda c: c.decide_call("call-1", "approve", None, None, NOW)).repeats()
     past.when(lambda c: c.decide_call("call-1", "reject", None, None, NOW)).refused(CallAlreadyDecidedError)
+
+
+def test_a_decision_is_remembered_with_its_own_turn_and_not_with_that_of_the_result() -> None:
+    past = given(ASKED, APPROVED)
+    past.when(lambda c: c.receive_tool_result("call-1", 1, None, NOW))
+    past.when(lambda c: c.decide_call("call-1", "approve", None, None, LATER)).repeats(BEFORE.turn_id)
+    past.when(lambda c: c.receive_tool_result("call-1", 1, None, LATER)).repeats(NOW.turn_id)
 
 
 @pytest.mark.parametrize("past", [[ASKED_FREELY], [ASKED_FREELY, RAN]])
