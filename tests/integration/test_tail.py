@@ -22,7 +22,7 @@ Seen = list[tuple[int, str, int]]
 def append_to_the_log(url: str, seconds: float) -> None:
     async def write(appender: Appender, until: float) -> None:
         while time.monotonic() < until:
-            await appender.append(save(count=1 + int(random() * 4)))  # noqa: S311
+            await appender.append(save(count=1 + int(random() * 4)))
 
     async def write_all() -> None:
         appender = Appender(url)
@@ -40,7 +40,7 @@ def insert_with_a_sequence(url: str, seconds: float) -> None:
     with psycopg.connect(url) as connection:
         while time.monotonic() < until:
             connection.execute("INSERT INTO naive (stream, version) VALUES ('s', 1)")
-            time.sleep(random() / 500)  # noqa: S311 - what else a transaction may have to do
+            time.sleep(random() / 500)  # what else a transaction may have to do
             connection.commit()
 
 

