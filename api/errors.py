@@ -55,6 +55,12 @@ STATUS: Final[Mapping[str, int]] = {
 }
 RETRY_AFTER_S: Final = {503: "2"}
 
+_OF_THE_FRAMEWORK: Final = {
+    404: ("not_found", "There is nothing at this address."),
+    405: ("method_not_allowed", "This address does not take this method."),
+}
+_NOT_VALID: Final = ("invalid_message", "The message is not valid: it is no HTTP request for this address.")
+
 logger = structlog.get_logger("minutebook.http")
 
 
@@ -84,8 +90,8 @@ async def _known(_: Request, error: Exception) -> JSONResponse:
 
 async def _of_the_framework(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 (the handler is registered for it)
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_message")
-    return problem(code, "There is nothing here; /docs lists what there is.", retryable=False)
+    code, sentence = _OF_THE_FRAMEWORK.get(error.status_code, _NOT_VALID)
+    return problem(code, sentence, retryable=False)
 
 
 async def _not_valid(_: Request, error: Exception) -> JSONResponse:

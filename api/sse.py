@@ -1,16 +1,21 @@
 """Frames as Server-Sent Events: LF line ends, encoded once for all who watch."""
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
 from typing import Final
 
 from sse_starlette import EventSourceResponse
 
 from application.frames import Frame
+from application.ports import Metrics
 
 HEADERS: Final = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
 PING_S: Final = 15
+
+# JSON may hold these as they are, but many a client takes them for the end of a line.
+_LINE_ENDS: Final = (("\u0085", "\\u0085"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
 
 encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 
@@ -19,7 +24,10 @@ def encoded(frame: Frame) -> bytes:
     """Return the frame's bytes on the wire."""
     if frame.encoded is None:
         head = f"id: {frame.attempt}.{frame.seq}\nevent: {frame.type}\n"
-        frame.encoded = f"{head}data: {encode_json(frame.body)}\n\n".encode()
+        body = encode_json(frame.body)
+        for sign, escaped in _LINE_ENDS:
+            body = body.replace(sign, escaped)
+        frame.encoded = f"{head}data: {body}\n\n".encode()
     return frame.encoded
 
 
@@ -28,17 +36,25 @@ def joined(frames: Iterable[Frame]) -> bytes:
     return b"".join(map(encoded, frames))
 
 
-async def _pieces(
-    frames: AsyncIterator[Sequence[Frame]], on_close: Callable[[], None]
-) -> AsyncIterator[bytes]:
+async def batches_encoded(frames: AsyncIterator[Sequence[Frame]]) -> AsyncIterator[bytes]:
+    """Encode frames as they come."""
+    async with aclosing(frames) as batches:  # type: ignore[type-var]  # a generator
+        async for batch in batches:
+            yield joined(batch)
+
+
+async def _counted(pieces: AsyncIterator[bytes], metrics: Metrics) -> AsyncIterator[bytes]:
+    """Count the stream from its first piece: one whose client left before is never begun, nor closed."""
+    opened = time.monotonic()
+    metrics.stream_opened()
     try:
-        async with aclosing(frames) as batches:  # type: ignore[type-var]  # a generator
-            async for batch in batches:
-                yield joined(batch)
+        async with aclosing(pieces) as open_pieces:  # type: ignore[type-var]  # a generator
+            async for piece in open_pieces:
+                yield piece
     finally:
-        on_close()
+        metrics.stream_closed(time.monotonic() - opened)
 
 
-def event_stream(frames: AsyncIterator[Sequence[Frame]], on_close: Callable[[], None]) -> EventSourceResponse:
-    """Answer with these frames as they come; `on_close` is called once, however the stream ends."""
-    return EventSourceResponse(_pieces(frames, on_close), headers=HEADERS, sep="\n", ping=PING_S)
+def event_stream(pieces: AsyncIterator[bytes], metrics: Metrics) -> EventSourceResponse:
+    """Answer with these pieces of a stream as they come, counted for as long as it is open."""
+    return EventSourceResponse(_counted(pieces, metrics), headers=HEADERS, sep="\n", ping=PING_S)

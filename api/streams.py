@@ -1,17 +1,17 @@
 """The write side over HTTP: send a message, watch a turn, stop it, try it again."""
 
-import time
+import re
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from sse_starlette import EventSourceResponse
 
 from api.auth import Chatter
 from api.body import read_body
-from api.sse import event_stream
-from application.errors import InvalidMessageError
-from application.ports import Metrics, TurnRow
-from application.protocol import Asked, parsed_json, parsed_request
+from api.sse import batches_encoded, event_stream
+from application.errors import InvalidMessageError, TurnNotFoundError
+from application.ports import TurnRow
+from application.protocol import ID_PATTERN, Asked, parsed_json, parsed_request
 from application.replay import failure_of
 from application.turns import Following, TurnService
 
@@ -22,6 +22,16 @@ _BODY: dict[str, Any] = {
 }
 Cursor = Annotated[str | None, Header(alias="Last-Event-ID")]
 After = Annotated[str | None, Query(description="The same as Last-Event-ID, for clients without headers.")]
+
+
+def _known_id(turn_id: Annotated[str, Path()]) -> str:
+    """Return the id of the address; one that no turn can have is no turn."""
+    if not re.fullmatch(ID_PATTERN, turn_id):
+        raise TurnNotFoundError
+    return turn_id
+
+
+TurnId = Annotated[str, Depends(_known_id)]
 
 
 @router.post("/messages/stream", openapi_extra=_BODY, response_class=EventSourceResponse)
@@ -38,14 +48,14 @@ async def send_message(
 
 
 @router.get("/turns/{turn_id}")
-async def get_turn(turn_id: str, request: Request, caller: Chatter) -> dict[str, Any]:
+async def get_turn(turn_id: TurnId, request: Request, caller: Chatter) -> dict[str, Any]:
     """Return how a turn stands."""
     return turn_body(await _turns(request).status(turn_id, caller.subject))
 
 
 @router.get("/turns/{turn_id}/stream", response_class=EventSourceResponse)
 async def watch_turn(
-    turn_id: str, request: Request, caller: Chatter, last_event_id: Cursor = None, after: After = None
+    turn_id: TurnId, request: Request, caller: Chatter, last_event_id: Cursor = None, after: After = None
 ) -> EventSourceResponse:
     """Attach to a turn, or read it again, from a cursor on."""
     following = await _turns(request).attach(turn_id, caller.subject, last_event_id or after)
@@ -53,13 +63,13 @@ async def watch_turn(
 
 
 @router.post("/turns/{turn_id}/cancel")
-async def cancel_turn(turn_id: str, request: Request, caller: Chatter) -> dict[str, Any]:
+async def cancel_turn(turn_id: TurnId, request: Request, caller: Chatter) -> dict[str, Any]:
     """Stop a turn, keeping what was said; answers how it ended. Twice is once."""
     return turn_body(await _turns(request).cancel(turn_id, caller.subject))
 
 
 @router.post("/turns/{turn_id}/retry", response_class=EventSourceResponse)
-async def retry_turn(turn_id: str, request: Request, caller: Chatter) -> EventSourceResponse:
+async def retry_turn(turn_id: TurnId, request: Request, caller: Chatter) -> EventSourceResponse:
     """Run a failed or abandoned turn again and stream it."""
     return _streamed(request, await _turns(request).retry(turn_id, caller.subject))
 
@@ -90,10 +100,7 @@ def _turns(request: Request) -> TurnService:
 
 
 def _streamed(request: Request, following: Following) -> EventSourceResponse:
-    metrics: Metrics = request.app.state.metrics
-    opened = time.monotonic()
-    metrics.stream_opened()
-    return event_stream(following.frames, lambda: metrics.stream_closed(time.monotonic() - opened))
+    return event_stream(batches_encoded(following.frames), request.app.state.metrics)
 
 
 def _with_key(value: Any, key: str | None) -> Any:

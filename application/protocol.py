@@ -19,6 +19,7 @@ from pydantic import (
 from application.errors import InvalidJsonError, InvalidMessageError, MessageTooLargeError
 
 MAX_DEPTH = 100
+MAX_REASON = 200
 ID_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9_.:-]{0,254}$"
 
 
@@ -144,25 +145,27 @@ _MESSAGE: TypeAdapter[AnyMessage] = TypeAdapter(AnyMessage)
 
 
 def parsed_json(body: bytes) -> Any:
-    """Read a JSON body strictly. Raises `InvalidJsonError`."""
+    """Read a JSON body strictly: UTF-8, no key twice, no NaN. Raises `InvalidJsonError`."""
     try:
-        return json.loads(body, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+        return json.loads(body.decode(), parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
     except RecursionError:
         raise InvalidJsonError(reason="it is nested too deeply") from None
     except UnicodeDecodeError:
         raise InvalidJsonError(reason="it is not UTF-8") from None
-    except ValueError as error:
-        raise InvalidJsonError(reason=str(error)) from None
+    except json.JSONDecodeError as error:
+        raise InvalidJsonError(reason=_sayable(str(error))) from None
+    except ValueError:  # Python reads no integer beyond 4300 digits: its time grows with their square
+        raise InvalidJsonError(reason="a number in it has too many digits") from None
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+    raise InvalidJsonError(reason=f"{name} is not JSON")
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("an object has the same key twice")
+        raise InvalidJsonError(reason="an object has the same key twice")
     return found
 
 
@@ -209,7 +212,13 @@ def _first_reason(error: ValidationError) -> str:
     # The union's tag and our own nesting are no help to the one who wrote the message.
     where = ".".join(str(part) for part in first["loc"] if part not in _TAGS)
     said = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {said}" if where else said
+    return _sayable(f"{where}: {said}" if where else said)
+
+
+def _sayable(reason: str) -> str:
+    """Cut a reason short, and free it of what no answer can carry: it may quote what was sent."""
+    text = reason.encode(errors="replace").decode()
+    return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}…"
 
 
 _TAGS = {"user_message", "tool_result", "switch_agent", "hitl_decision", "plan_decision"}

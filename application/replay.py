@@ -12,9 +12,11 @@ _BY_CODE: dict[str, type[MinutebookError]] = defaultdict(lambda: MinutebookError
 
 async def ended_frames(row: TurnRow, log: EventLog, seq: int = 0) -> list[Frame]:
     """Return what is left to read after `seq` of a turn that is over."""
+    if row.state == "failed":
+        return [failed_frame(row, failure_of(row), row.provisional_frames + 1)]
     if row.state != "committed":
         # Nobody counted the frames of an abandoned turn: its end comes after whatever was seen.
-        return [failed_frame(row, failure_of(row), max(row.provisional_frames, seq) + 1)]
+        return [failed_frame(row, failure_of(row), seq + 1)]
     events = await log.read(row.first_position, row.last_position or 0) if row.first_position else []
     return after(committed_frames(row, events), seq)
 

@@ -93,10 +93,15 @@ class Running:
         except Exception as error:  # noqa: BLE001 (whatever it is, the turn ends in one terminal frame)
             outcome = await self._end_badly(turn, error)
         finally:
-            self._turns.pop(turn.row.turn_id, None)
-            self._tasks.pop(turn.row.turn_id, None)
+            self._forget(turn)
             on_end()
             self._report(turn, outcome, events, time.monotonic() - started)
+
+    def _forget(self, turn: Turn) -> None:
+        # The store may have given the id to its next attempt before this one has quite ended.
+        if self._turns.get(turn.row.turn_id) is turn:
+            del self._turns[turn.row.turn_id]
+            del self._tasks[turn.row.turn_id]
 
     async def _attempt(self, turn: Turn) -> tuple[str, int]:
         started = time.monotonic()
