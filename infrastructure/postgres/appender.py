@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 _REFUSALS: dict[int, type[MinutebookError]] = {Status.CONFLICT: ConflictError, Status.FENCED: TurnLostError}
 # The server found fault with what it was given: its SQLSTATE begins with one of these.
 _DATA_ERRORS = ("21", "22", "23", "54")
+# Two transactions waited for each other, and the server chose ours to give way.
+_COLLISIONS = ("40",)
 
 Outcome = Stored | MinutebookError
 
@@ -152,12 +154,17 @@ class Appender:
         try:
             outcomes = await self._append(saves)
         except psycopg.Error as error:
-            if len(batch) > 1 and _is_data_error(error):
+            if len(batch) > 1 and _is_of_class(error, _DATA_ERRORS + _COLLISIONS):
                 for waiting in batch:  # one of them is to blame, and its neighbours are not
                     await self._write([waiting])
                 return
             outcomes = [await self._refused(error)] * len(batch)
         self._answer(batch, outcomes)
+
+    def _give_up(self) -> None:
+        """Let nobody wait for a database that is not there: none of this was ever sent."""
+        while self._queue:
+            self._queue.popleft().resolve(StoreUnavailableError())
 
     def _answer(self, batch: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:
         for waiting, outcome in zip(batch, outcomes, strict=True):
@@ -173,7 +180,7 @@ class Appender:
         _log.warning("an append was refused by the database: %s %s", type(error).__name__, error.sqlstate)
         if isinstance(error, psycopg.errors.UniqueViolation):
             return ConflictError()
-        if _is_data_error(error):
+        if _is_of_class(error, _DATA_ERRORS):
             return MinutebookError()
         await self._disconnect()  # the next batch finds the server that can write
         return StoreUnavailableError()
@@ -183,6 +190,7 @@ class Appender:
         deadline = asyncio.get_running_loop().time() + self._settle_s
         connection = await self._reconnected(deadline)
         if connection is None:
+            self._give_up()
             return [StoreUnavailableError()] * len(saves)
         try:
             return await self._execute(connection, saves)
@@ -213,7 +221,7 @@ class Appender:
         try:
             return (await self._execute(connection, [save]))[0]
         except psycopg.Error as error:
-            if _is_data_error(error):
+            if _is_of_class(error, _DATA_ERRORS):
                 return await self._refused(error)
             raise
 
@@ -274,6 +282,6 @@ def _outcome(save: Save, status: int, first: int | None, last: int | None, store
     return Stored(first, last, stored_at)
 
 
-def _is_data_error(error: psycopg.Error) -> bool:
-    by_class = isinstance(error, psycopg.DataError | psycopg.IntegrityError)
-    return by_class or (error.sqlstate or "").startswith(_DATA_ERRORS)
+def _is_of_class(error: psycopg.Error, classes: tuple[str, ...]) -> bool:
+    by_driver = error.sqlstate is None and isinstance(error, psycopg.DataError)
+    return by_driver or (error.sqlstate or "").startswith(classes)
