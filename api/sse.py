@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
-from typing import Final
+from typing import Any, Final
 
 from sse_starlette import EventSourceResponse
 
@@ -20,14 +20,19 @@ _LINE_ENDS: Final = (("\u0085", "\\u0085"), ("\u2028", "\\u2028"), ("\u2029", "\
 encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 
 
+def one_line(body: Any) -> str:
+    """Return JSON that every client takes for one line."""
+    text = encode_json(body)
+    for sign, escaped in _LINE_ENDS:
+        text = text.replace(sign, escaped)
+    return text
+
+
 def encoded(frame: Frame) -> bytes:
     """Return the frame's bytes on the wire."""
     if frame.encoded is None:
         head = f"id: {frame.attempt}.{frame.seq}\nevent: {frame.type}\n"
-        body = encode_json(frame.body)
-        for sign, escaped in _LINE_ENDS:
-            body = body.replace(sign, escaped)
-        frame.encoded = f"{head}data: {body}\n\n".encode()
+        frame.encoded = f"{head}data: {one_line(frame.body)}\n\n".encode()
     return frame.encoded
 
 

@@ -102,6 +102,14 @@ class TurnService:
         row = await self.status(turn_id, subject)
         return Following(row, self._follow(row, subject, seq_after(cursor, row.attempt)))
 
+    async def newest_plan_version(self, conversation_id: str, plan_id: str) -> int:
+        """Return the newest version of a plan, for clients that do not say which one they saw; 0: none.
+
+        Raises `ConversationNotFoundError`. Whose conversation it is, the turn itself asks.
+        """
+        async with self._kit.unit_of_work(conversation_id, new_id()) as work:
+            return work.conversation.newest_version(plan_id)
+
     async def _follow(self, row: TurnRow, subject: str, seq: int) -> AsyncIterator[Sequence[Frame]]:
         """Yield what is left of a turn: always up to one terminal frame, whatever happens meanwhile."""
         patience = asyncio.get_running_loop().time() + STORE_PATIENCE_S

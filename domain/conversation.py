@@ -266,6 +266,12 @@ class Conversation(SignedAggregate):
         """Return the plan when it has this status."""
         return self.plan if self.plan and self.plan.status == status else None
 
+    def newest_version(self, plan_id: str) -> int:
+        """Return the newest version of a plan that is open or was decided on, 0 where there is none."""
+        keys = [*self.decided_plans, *([self.plan.key] if self.plan else [])]
+        named = (key.rpartition("/") for key in keys)
+        return max((int(version) for plan, _, version in named if plan == plan_id), default=0)
+
     @property
     def agent_may_go_on(self) -> bool:
         """Whether nothing is open that somebody else has to answer first."""

@@ -6,7 +6,6 @@ Everything Minutebook does can be tried with it, and tests rely on it: the same 
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Sequence
-from typing import cast
 
 from application.agents import SWITCH_AGENT
 from application.ports import (
@@ -50,7 +49,7 @@ class DemoModel:
 
 def _words(request: ModelRequest) -> int:
     texts = (
-        getattr(message, "content", None) or cast("CallMade", message).arguments
+        message.arguments if isinstance(message, CallMade) else message.content
         for message in request.messages
     )
     return len(request.instructions.split()) + sum(len(text.split()) for text in texts)
