@@ -9,6 +9,7 @@ import psycopg
 from application.ports import Accepted, TurnRequest, TurnRow, Turns
 from infrastructure.postgres.pool import Pool
 
+LEASE_S = 30.0
 HELLO = TurnRequest(
     turn_id="t1",
     conversation_id="c1",
@@ -62,4 +63,14 @@ async def start_conversation(pool: Pool, conversation_id: str = "c1", actor: str
         f"conversation-{conversation_id}",
         conversation_id,
         actor,
+    )
+
+
+async def commit(pool: Pool, turn_id: str) -> None:
+    """Close the turn as committed."""
+    await execute(
+        pool,
+        "UPDATE turns SET state = 'committed', ended_at = now(), payload = NULL, "
+        "first_position = 1, last_position = 2 WHERE id = %s",
+        turn_id,
     )
