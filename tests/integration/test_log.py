@@ -1,6 +1,7 @@
 """Reading the log as it is stored."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -80,3 +81,27 @@ async def test_a_statement_that_fails_is_unavailable_and_shows_no_sql(
     with pytest.raises(StoreUnavailableError) as refusal:
         await log.head()
     assert "log_head" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "filter_", ["type = 'rare'", "type = 'often'", "actor = 'user:7'", "conversation = 'c7'"]
+)
+def test_a_page_of_a_filter_is_a_walk_along_an_index(database_url: str, filter_: str) -> None:
+    query(
+        database_url,
+        "INSERT INTO log SELECT n, now(), n, 's', CASE WHEN n % 2000 = 0 THEN 'rare' ELSE 'often' END,"
+        " 'c' || n / 9, '', 'user:' || n % 500, '' FROM generate_series(1, 40000) AS n",
+    )
+    query(database_url, "ANALYZE log")
+    page = (
+        f"SELECT * FROM log WHERE {filter_} AND position >> 12 >= 60 >> 12 AND position > 60"
+        " ORDER BY position >> 12, position LIMIT 50"
+    )
+    ((plan,),) = query(database_url, f"EXPLAIN (ANALYZE, FORMAT JSON) {page}")
+    assert "Seq Scan" not in str(plan)
+    assert most_rows(plan[0]["Plan"]) <= 4096 + 50
+
+
+def most_rows(plan: dict[str, Any]) -> float:
+    below = [most_rows(child) for child in plan.get("Plans", ())]
+    return max([plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0), *below])
