@@ -39,12 +39,13 @@ bench: $(VENV)/.dev $(if $(BENCH_LOCK),.venv-bench/.installed) ## Measure the lo
 
 UV_COMPILE = .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade \
 	--no-emit-index-url --custom-compile-command "make lock" pyproject.toml
-lock: ## Pin the newest versions that fit pyproject.toml into the two lock files.
+lock: ## Pin the newest versions that fit pyproject.toml into the lock files.
 	@$(call check_python)
 	@$(PYTHON) -m venv .venv-lock
 	@.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check uv
 	@$(UV_COMPILE) --output-file requirements.lock
 	@$(UV_COMPILE) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	@$(UV_COMPILE:pyproject.toml=requirements-bench.in) --output-file requirements-bench.lock
 
 # ---- environments: each stamp is newer than what it was made from, or it is made again
 define check_python

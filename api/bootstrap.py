@@ -17,7 +17,7 @@ from application.agents import AgentRoster
 from application.errors import StoreUnavailableError
 from application.ids import new_id
 from application.policy import Policy
-from application.ports import Limits, UnitOfWork
+from application.ports import LanguageModel, Limits, UnitOfWork
 from application.running import Running
 from application.turn import Kit
 from application.turns import TurnService
@@ -37,7 +37,16 @@ from infrastructure.postgres.pool import Pool, open_pool
 from infrastructure.postgres.turns import PostgresTurns
 from infrastructure.postgres.unit_of_work import PostgresUnitOfWork
 
-__all__ = ["House", "Settings", "SettingsError", "database", "list_turns", "open_house", "read_settings"]
+__all__ = [
+    "House",
+    "Settings",
+    "SettingsError",
+    "check_settings",
+    "database",
+    "list_turns",
+    "open_house",
+    "read_settings",
+]
 
 
 @dataclass(frozen=True)
@@ -87,18 +96,36 @@ def _migrate(url: str) -> None:
     except schema.SchemaError as error:
         raise SettingsError(str(error)) from None
     except psycopg.Error as error:
-        # The driver's text names hosts and users; the operator gets the kind of trouble.
-        why = "it refused us" if error.sqlstate else "nobody answers there"
+        why = _trouble(error)
         raise SettingsError(f"The database of MINUTEBOOK_DATABASE_URL cannot be used: {why}.") from None
 
 
+def _trouble(error: psycopg.Error) -> str:
+    """Say the kind of trouble; the driver's own text names hosts and users, and quotes what it cannot read."""
+    if error.sqlstate or "FATAL" in str(error):
+        return "it answers but refuses us (is there such a database, user and password?)"
+    if isinstance(error, psycopg.ProgrammingError):
+        return "this is no address of a PostgreSQL, as postgresql://user:password@host:5432/database"
+    return "nobody answers there"
+
+
+def check_settings(settings: Settings) -> None:
+    """Find what is wrong with the agents and the models before anything starts. Raises `SettingsError`."""
+    _model(settings, _roster(settings))
+
+
 @asynccontextmanager
-async def open_house(settings: Settings, url: str) -> AsyncIterator[House]:
-    """Open everything a server needs, for the length of the block. Raises `SettingsError`."""
+async def open_house(
+    settings: Settings, url: str, model: LanguageModel | None = None
+) -> AsyncIterator[House]:
+    """Open everything a server needs, for the length of the block. Raises `SettingsError`.
+
+    `model` answers instead of all those that the settings and the agents name.
+    """
     node = f"{socket.gethostname()}:{os.getpid()}:{new_id()[-12:]}"
     metrics = PrometheusMetrics()
     roster = _roster(settings)
-    model = _model(settings, roster)
+    router = _model(settings, roster)
     mapper = MinutesMapper()
     appender = Appender(url, on_batch=metrics.batch_appended)
     async with open_pool(url, max_size=settings.pool_size) as pool:
@@ -111,7 +138,7 @@ async def open_house(settings: Settings, url: str) -> AsyncIterator[House]:
         kit = Kit(
             unit_of_work=unit_of_work,
             turns=PostgresTurns(pool, node, settings.lease_s),
-            model=model,
+            model=model or router,
             model_name=settings.model,
             roster=roster,
             policy=Policy(roster.rules),
@@ -134,7 +161,7 @@ async def open_house(settings: Settings, url: str) -> AsyncIterator[House]:
         finally:
             await running.close(0)
             await appender.stop()
-            await model.aclose()
+            await router.aclose()
 
 
 def _roster(settings: Settings) -> AgentRoster:
