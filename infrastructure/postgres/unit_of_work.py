@@ -23,6 +23,8 @@ KEEP_OUTCOME: Final = """
      WHERE id = %s AND attempt = %s AND node = %s AND state = 'running'"""
 
 A = TypeVar("A", bound=SignedAggregate)
+# The fields of a `Row`; a snapshot has no position and its state for data.
+RawRow = tuple[Any, ...]
 
 
 class UnitOfWorkOverError(MinutebookError):
@@ -61,7 +63,7 @@ class PostgresUnitOfWork:
         appender: Appender,
         pool: Pool,
         mapper: MinutesMapper,
-        snapshot_every: int = 100,
+        snapshot_every: int = 50,
         view_page: int = 100,
     ) -> None:
         self._conversation_id = conversation_id
@@ -78,7 +80,8 @@ class PostgresUnitOfWork:
         self._is_committed = False
         self._conversation: Conversation | None = None
         self._agent: Agent | None = None
-        self._page: list[Row] = []  # the newest stored events of the conversation, oldest first
+        # The newest stored events of the conversation, oldest first; few turns look at all of them.
+        self._page: list[RawRow] = []
         self._loaded: dict[str, int] = dict.fromkeys(self._streams, 0)  # the versions in the log
         self._journal: list[MinuteEvent] = []
 
@@ -136,7 +139,7 @@ class PostgresUnitOfWork:
         for event in reversed(self._journal.copy()):
             if event.originator_id == self._streams[0]:
                 yield event
-        page: Sequence[Row] = self._page[::-1]
+        page: Sequence[Row] = [Row(*row) for row in reversed(self._page)]
         while page:
             for row in page:
                 yield self._mapper.to_event(row)
@@ -162,28 +165,26 @@ class PostgresUnitOfWork:
 
     # --- loading ---------------------------------------------------------------------------------
 
-    async def _load(self) -> tuple[list[Row], list[Row]]:
+    async def _load(self) -> tuple[list[RawRow], list[RawRow]]:
         conversation, agent = self._streams
         asked = (conversation, Conversation.STATE_VERSION, agent, Agent.STATE_VERSION, self._view_page)
         async with store_errors(), self._pool.connection() as connection:
             cursor = connection.cursor(binary=True)
             await cursor.execute(LOAD, asked, prepare=True)
-            rows = [Row(*row) for row in await cursor.fetchall()]
-        return [row for row in rows if row.stream == conversation], [
-            row for row in rows if row.stream == agent
-        ]
+            rows = await cursor.fetchall()
+        return [row for row in rows if row[1] == conversation], [row for row in rows if row[1] == agent]
 
-    def _revived(self, kind: type[A], rows: Sequence[Row]) -> A | None:
+    def _revived(self, kind: type[A], rows: Sequence[RawRow]) -> A | None:
         """Rebuild an aggregate from its snapshot, where there is one, and what came after it."""
         aggregate: A | None = None
         known = 0
-        for row in filter(_is_snapshot, rows):
+        for row in (Row(*raw) for raw in rows if _is_snapshot(raw)):
             state = self._mapper.transcoder.decode(row.data)
             aggregate = kind.from_kept_state(row.stream, row.version, state, row.recorded_at)
             known = row.version
-        for row in rows:
-            if row.version > known:
-                aggregate = self._mapper.to_event(row).mutate(aggregate)
+        for raw in rows:
+            if raw[2] > known:
+                aggregate = self._mapper.to_event(Row(*raw)).mutate(aggregate)
         if aggregate is None:
             return None
         self._loaded[aggregate.id] = aggregate.version
@@ -240,8 +241,8 @@ class PostgresUnitOfWork:
         return Committed(stored.first_position, stored.last_position, logged, closing.outcome)
 
 
-def _is_snapshot(row: Row) -> bool:
-    return row.type == ""
+def _is_snapshot(row: RawRow) -> bool:
+    return row[0] is None
 
 
 def _row(position: int, event: NewEvent, recorded_at: datetime) -> Row:
