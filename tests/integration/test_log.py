@@ -104,4 +104,4 @@ def test_a_page_of_a_filter_is_a_walk_along_an_index(database_url: str, filter_:
 
 def most_rows(plan: dict[str, Any]) -> float:
     below = [most_rows(child) for child in plan.get("Plans", ())]
-    return max([plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0), *below])
+    return max([float(plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)), *below])
