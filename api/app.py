@@ -21,6 +21,7 @@ class Doors:
     readiness: Callable[[], Awaitable[dict[str, Any]]]
     exposition: Callable[[], tuple[bytes, str]]
     identity_header: str | None = None
+    scopes_header: str | None = None
 
 
 def create_app(doors: Doors) -> FastAPI:

@@ -10,6 +10,7 @@ from application.errors import ForbiddenError, UnauthenticatedError
 
 ALL_SCOPES: Final = frozenset({"chat", "operate", "audit"})
 LOCAL: Final = "local"
+CHAT: Final = "chat"
 _SUBJECT: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]{0,254}\Z")
 
 
@@ -30,15 +31,18 @@ def identity_of(request: Request) -> Identity:
     """Return the identity of a request.
 
     Without configured authentication everybody is `local` (and the server listens on loopback
-    only). With `MINUTEBOOK_IDENTITY_HEADER` the subject is what a proxy in front of us put there.
+    only). With `MINUTEBOOK_IDENTITY_HEADER` the subject is what a proxy in front of us put there, and
+    so are its scopes with `MINUTEBOOK_SCOPES_HEADER`; without that one they are `chat` alone.
     """
     header: str | None = request.app.state.identity_header
+    scopes_header: str | None = request.app.state.scopes_header
     if header is None:
         return Identity(LOCAL)
     subject = request.headers.get(header, "")
     if not _SUBJECT.match(subject):
         raise UnauthenticatedError
-    return Identity(subject)
+    given = request.headers.get(scopes_header, "") if scopes_header else CHAT
+    return Identity(subject, ALL_SCOPES & set(given.split()))
 
 
 Caller = Annotated[Identity, Depends(identity_of)]

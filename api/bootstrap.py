@@ -101,7 +101,7 @@ def _migrate(url: str) -> None:
 
 
 def _trouble(error: psycopg.Error) -> str:
-    """Say the kind of trouble; the driver's own text names hosts and users, and quotes what it cannot read."""
+    """Say the kind of trouble; the driver's own text names hosts and users, and quotes addresses."""
     if error.sqlstate or "FATAL" in str(error):
         return "it answers but refuses us (is there such a database, user and password?)"
     if isinstance(error, psycopg.ProgrammingError):
@@ -154,6 +154,7 @@ async def open_house(
             readiness=lambda: _readiness(pool, running),
             exposition=metrics.exposition,
             identity_header=settings.identity_header,
+            scopes_header=settings.scopes_header,
         )
         running.open_keeper()
         try:

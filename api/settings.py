@@ -3,14 +3,15 @@
 import difflib
 import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
 PREFIX: Final = "MINUTEBOOK_"
+ENV_FILE: Final = ".env"
 
 
 class SettingsError(Exception):
@@ -25,7 +26,7 @@ Bytes = Annotated[int, Field(ge=1024, le=256 * 1024 * 1024)]
 class Settings(BaseSettings):
     """Everything an operator can set. Sizes are bytes, times are seconds."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=ENV_FILE, extra="ignore", frozen=True)
 
     database_url: SecretStr | None = Field(
         None, description="The PostgreSQL to use; absent: an embedded one."
@@ -36,6 +37,9 @@ class Settings(BaseSettings):
     allow_remote: bool = Field(False, description="Listen beyond loopback although nobody is authenticated.")
     identity_header: str | None = Field(
         None, description="The header in which a proxy in front of us says who asks; absent: all are `local`."
+    )
+    scopes_header: str | None = Field(
+        None, description="The header with the scopes (chat operate audit) of who asks; absent: chat."
     )
     model: str = Field("demo", description="The model of agents that name none: demo, openai:…, anthropic:…")
     model_base_url: str | None = Field(
@@ -74,7 +78,8 @@ class Settings(BaseSettings):
 
 def read_settings(given: Mapping[str, Any] | None = None) -> Settings:
     """Read the settings; `given` (the command line) goes before the environment. Raises `SettingsError`."""
-    _refuse_unknown_variables(os.environ)
+    in_file = DotEnvSettingsSource(Settings).env_vars
+    _refuse_unknown_variables([*map(str.upper, in_file), *os.environ])
     try:
         return Settings(**{name: value for name, value in (given or {}).items() if value is not None})
     except ValidationError as error:
@@ -88,9 +93,9 @@ def _sentence(error: ValidationError) -> str:
     return f"{PREFIX}{where}: {said}." if where else f"{said}."
 
 
-def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
+def _refuse_unknown_variables(names: Iterable[str]) -> None:
     known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
-    for name in environment:
+    for name in names:
         if name.startswith(PREFIX) and not name.startswith(f"{PREFIX}TEST_") and name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else "`minutebook doctor` lists them all."
