@@ -18,14 +18,20 @@ LEFT_OUT = "[Earlier messages of this conversation are left out.]"
 async def recent_events(newest_first: AsyncIterator[MinuteEvent], budget: int) -> list[MinuteEvent]:
     """Return the newest whole exchanges of about `budget` tokens, oldest event first.
 
-    Reads no further back than the budget reaches. One exchange larger than the budget is cut.
+    Reads no further back than the budget reaches. One exchange larger than the budget is cut, but
+    never between a result and its call: the model would not get to see the result.
     """
     taken: list[MinuteEvent] = []
+    without_call: set[str] = set()
     whole = used = 0
     async for one in newest_first:
         taken.append(one)
         used += _tokens(one)
-        if used > budget:
+        if isinstance(one, Conversation.ToolCallRequested):
+            without_call.discard(one.call_id)
+        elif about := _result(one):
+            without_call.add(about[0])
+        if used > budget and not without_call:
             break
         if isinstance(one, Conversation.UserMessageReceived | Conversation.Started):
             whole = len(taken)
@@ -86,40 +92,44 @@ def _result(event: MinuteEvent) -> tuple[str, str] | None:
 
 def _said(event: MinuteEvent) -> Said | None:
     """Return what the event says to the model where it says something."""
-    for kind, role, text in _SAYINGS:
-        if isinstance(event, kind):
-            said = text.format_map(_Readable(vars(event))).strip()
-            return Said(role, said) if said else None
-    return None
+    if type(event) not in _SAYINGS:
+        return None
+    role, text = _SAYINGS[type(event)]
+    said = text.format_map(_Readable(event)).strip()
+    return Said(role, said) if said else None
 
 
 class _Readable(dict[str, Any]):
-    """The fields of an event as texts; what is None reads as nothing."""
+    """The fields of an event as texts, each made when it is asked for; what is None reads as nothing."""
 
-    def __init__(self, fields: Mapping[str, Any]) -> None:
-        super().__init__({name: "" if value is None else _text(value) for name, value in fields.items()})
+    def __init__(self, event: MinuteEvent) -> None:
+        super().__init__()
+        self._fields = vars(event)
+
+    def __missing__(self, name: str) -> str:
+        value = self._fields[name]
+        return "" if value is None else _text(value)
 
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-_SAYINGS: tuple[tuple[type[MinuteEvent], Any, str], ...] = (
-    (Conversation.UserMessageReceived, "user", "{content}"),
-    (Conversation.AssistantMessageSent, "assistant", "{content}"),
-    (
-        Conversation.ToolCallEdited,
+_SAYINGS: Mapping[type[MinuteEvent], tuple[Any, str]] = {
+    Conversation.UserMessageReceived: ("user", "{content}"),
+    Conversation.AssistantMessageSent: ("assistant", "{content}"),
+    Conversation.ToolCallEdited: (
         "user",
         "I changed the arguments of {tool} to {arguments_after}. {feedback}",
     ),
-    (Conversation.PlanProposed, "assistant", "I propose this plan: {goal}\n{subtasks}"),
-    (Conversation.PlanApproved, "user", "The plan was approved. {feedback}"),
-    (Conversation.PlanModificationRequested, "user", "The plan was sent back: {feedback}"),
-    (Conversation.PlanRejected, "user", "The plan was rejected. {feedback}"),
-    (Conversation.SubtaskStarted, "user", "Subtask {subtask_id}: {description}"),
-    (Conversation.PlanCompleted, "user", "All subtasks of the plan are done."),
-    (Conversation.TurnCancelled, "user", "[The person stopped the answer here.]"),
-)
+    Conversation.PlanProposed: ("assistant", "I propose this plan: {goal}\n{subtasks}"),
+    Conversation.PlanApproved: ("user", "The plan was approved. {feedback}"),
+    Conversation.PlanModificationRequested: ("user", "The plan was sent back: {feedback}"),
+    Conversation.PlanRejected: ("user", "The plan was rejected. {feedback}"),
+    Conversation.SubtaskStarted: ("user", "Subtask {subtask_id}: {description}"),
+    Conversation.PlanCompleted: ("user", "All subtasks of the plan are done."),
+    Conversation.TurnCancelled: ("user", "[The person stopped the answer here.]"),
+}
 
 
 def _tokens(event: MinuteEvent) -> int:
