@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,12 +14,21 @@ from rich.console import Console
 from rich.table import Table
 
 from api import log_output
-from api.bootstrap import Settings, SettingsError, database, list_turns, open_house, read_settings
+from api.bootstrap import (
+    Settings,
+    SettingsError,
+    check_settings,
+    database,
+    list_turns,
+    open_house,
+    read_settings,
+)
 from api.server import Server, listen
 
 cli = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,  # they show the values of variables: keys, and what people said
     rich_markup_mode="markdown",
     help="Minutebook keeps the minutes of conversations between people and agents.",
     epilog="Start with `minutebook serve`: it brings its own PostgreSQL and a demo model.",
@@ -29,6 +39,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for 
 
 def main() -> None:
     """Run the command line; a wrong setting is one sentence and exit code 2."""
+    signal.signal(signal.SIGTERM, _leave)
     try:
         cli()
     except SettingsError as error:
@@ -36,7 +47,16 @@ def main() -> None:
         sys.exit(2)
 
 
-@cli.command()
+def _leave(*_: object) -> None:
+    """End in order wherever we are: whoever is asked to go stops the embedded PostgreSQL first."""
+    sys.exit(143)
+
+
+@cli.command(
+    epilog="Try `minutebook serve --port 0`, or with a model: "
+    "`OPENAI_API_KEY=… minutebook serve --model openai:gpt-4o`. "
+    "All settings are environment variables; `minutebook doctor` lists them."
+)
 def serve(
     host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="The port; 0 takes a free one.")] = None,
@@ -44,19 +64,21 @@ def serve(
     data: Annotated[Path | None, typer.Option(help="Where the embedded PostgreSQL keeps its data.")] = None,
     agents: Annotated[Path | None, typer.Option(help="A TOML file with agents and the policy.")] = None,
 ) -> None:
-    """Serve the API until Ctrl-C.
+    """Serve the API until Ctrl-C or SIGTERM; turns that run may finish, for `MINUTEBOOK_GRACE_S` seconds.
 
     Without `MINUTEBOOK_DATABASE_URL` it starts an embedded PostgreSQL and keeps its data between runs.
     """
     given = {"host": host, "port": port, "model": model, "data": data, "agents": agents}
     settings = read_settings(given)
     log_output.configure(settings.log_level)
+    check_settings(settings)
     sock = listen(settings.host, settings.port)
     with sock, database(settings) as url, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings, url, sock))
 
 
 async def _serve(settings: Settings, url: str, sock: Any) -> None:
+    log_output.log_loop_errors(asyncio.get_running_loop())
     async with open_house(settings, url) as house:
         server = Server(house, settings.grace_s)
         _welcome(settings, sock.getsockname()[1])
@@ -88,14 +110,17 @@ def _welcome(settings: Settings, port: int) -> None:
     print("\n".join(lines), flush=True)
 
 
-@cli.command()
+@cli.command(epilog="`serve` does the same at its start; run it by itself before many servers start at once.")
 def migrate() -> None:
     """Bring the database up to date. Safe to run at any time, from any number of machines."""
     with database(read_settings()):
         out.print("The database is up to date.")
 
 
-@cli.command()
+@cli.command(
+    epilog="Try `minutebook turns --state failed`, or `minutebook turns --json | jq .turn`. "
+    "A failed or abandoned turn is run again with `POST /v1/turns/{turn_id}/retry`."
+)
 def turns(
     state: Annotated[str | None, typer.Option(help="running, committed, failed or abandoned")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")] = 20,
@@ -116,10 +141,13 @@ def turns(
     out.print(table)
 
 
-@cli.command()
+@cli.command(
+    epilog="Exit code 0: all is well. 2: a setting is wrong; the sentence on standard error says which."
+)
 def doctor(as_json: Json = False) -> None:
-    """Check the settings and the database, and print every setting with its value."""
+    """Check the settings, the agents, the models and the database; print every setting, keys left out."""
     settings = read_settings()
+    check_settings(settings)
     values = {f"MINUTEBOOK_{name.upper()}": str(value) for name, value in settings}
     with database(settings) as url, psycopg.connect(url) as connection:
         version = connection.info.server_version

@@ -1,7 +1,6 @@
 """The HTTP server: one socket, and a shutdown that lets turns finish first."""
 
 import asyncio
-import signal
 import socket
 from types import FrameType
 
@@ -42,17 +41,19 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._house = house
         self._grace_s = grace_s
-        self._closing: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._closing: list[asyncio.Task[None]] = []
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to close on the first signal, hurry on the second."""
-        if self._closing is None and sig in (signal.SIGINT, signal.SIGTERM):
-            loop = asyncio.get_event_loop()
-            self._closing = loop.create_task(self._close(sig, frame))
-        else:
-            self.force_exit = True
-            super().handle_exit(sig, frame)
+        """Begin to close on the first signal, hurry on the second.
 
-    async def _close(self, sig: int, frame: FrameType | None) -> None:
-        await self._house.running.close(self._grace_s)
+        The signal is not kept for later: uvicorn would raise it again at its end, and the process would
+        die of it before the embedded PostgreSQL is stopped.
+        """
+        grace_s = 0.0 if self._closing else self._grace_s
+        self.force_exit = bool(self._closing)
+        self._closing.append(self._loop.create_task(self._close(grace_s)))
+
+    async def _close(self, grace_s: float) -> None:
+        await self._house.running.close(grace_s)
         self.should_exit = True

@@ -8,6 +8,7 @@ from dataclasses import replace
 import structlog
 
 from application.errors import (
+    ConflictError,
     StoreUnavailableError,
     TurnAbandonedError,
     TurnLostError,
@@ -110,6 +111,9 @@ class Running:
             message = stored_message(turn.row.payload or {})
             committed = await USE_CASES[turn.row.kind](message, turn, self._kit)
             status = "committed"
+        except ConflictError:
+            self._kit.metrics.append_conflict()
+            raise
         finally:
             self._kit.metrics.committed(turn.row.kind, status, time.monotonic() - started)
         await self._announce(turn, committed)

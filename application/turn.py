@@ -36,7 +36,7 @@ from application.ports import (
 from application.protocol import storable
 from application.stream import TurnStream
 from domain.aggregate import By
-from domain.errors import InvalidPlanError, SwitchLimitReachedError
+from domain.errors import InvalidPlanError, MinutebookError, SwitchLimitReachedError
 from domain.plan import Plan
 
 SYSTEM = "system"
@@ -198,7 +198,11 @@ async def _answer_once(work: UnitOfWork, turn: Turn, kit: Kit) -> bool:
     request = await _request(profile, work, turn, kit)
     answer = Answer(profile.name)
     started = time.monotonic()
-    await _listen(answer, request, turn, kit)
+    try:
+        await _listen(answer, request, turn, kit)
+    except MinutebookError as error:
+        kit.metrics.model_called(request.model, error.code, time.monotonic() - started, 0, 0)
+        raise
     _note_model_call(answer, request.model, time.monotonic() - started, work, turn, kit)
     return _record(answer, profile, work, turn, kit)
 
