@@ -1,4 +1,4 @@
-"""What the tests of the five streams share: what a good stream looks like, what is stored, and models to steer."""
+"""What the tests of the streams share: what a good stream looks like, what is stored, models to steer."""
 
 import asyncio
 import json
@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
+import pytest
 
 import infrastructure.models.providers  # noqa: F401 (loaded before the loop is watched)
 from tests.openai_pieces import Piece, Text, call
@@ -130,7 +131,8 @@ def as_logged(frames: Sequence[SseFrame]) -> list[dict[str, Any]]:
 
 async def turns_of(database_url: str) -> list[tuple[str, str]]:
     """Return every turn row: its id and its state, in the order of acceptance."""
-    return await rows(database_url, "SELECT id, state FROM turns ORDER BY accepted_at")  # type: ignore[return-value]
+    found = await rows(database_url, "SELECT id, state FROM turns ORDER BY accepted_at")
+    return [(turn_id, state) for turn_id, state in found]
 
 
 # --- asking --------------------------------------------------------------------------------------
@@ -138,14 +140,13 @@ async def turns_of(database_url: str) -> list[tuple[str, str]]:
 
 async def refused(client: Client, message: dict[str, Any], code: str, **where: Any) -> dict[str, Any]:
     """Send what is to be refused with this code before the stream opens; return the problem."""
-    try:
-        frames = await client.send(message, **where)
-    except Refused as refusal:
-        assert refusal.code == code, refusal
-        assert set(refusal.problem) >= {"type", "status", "code", "title", "detail", "retryable"}
-        assert refusal.problem["status"] == refusal.status
-        return refusal.problem
-    raise AssertionError(f"not refused: {[frame.type for frame in frames]}")
+    with pytest.raises(Refused) as refusal:
+        await client.send(message, **where)
+    problem = refusal.value.problem
+    assert problem["code"] == code, problem
+    assert set(problem) - {"turn_id"} == {"type", "status", "code", "title", "detail", "retryable"}
+    assert problem["status"] == refusal.value.status
+    return problem
 
 
 async def ask(client: Client, content: str, agent: str, **where: Any) -> list[SseFrame]:
@@ -181,10 +182,9 @@ async def until(true: Callable[[], Any], seconds: float = 10.0) -> None:
 
 async def ended(server: Serving, turn_id: str) -> dict[str, Any]:
     """Wait until a turn is over and return its state."""
-    async with asyncio.timeout(10):
-        while (state := await status_of(server, turn_id))["state"] == "running":
-            await asyncio.sleep(0.01)
-    return state
+    frames = await server.client.read_turn(turn_id)
+    assert frames[-1].is_final
+    return await status_of(server, turn_id)
 
 
 # --- models to steer -----------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The frames of the five messages: exactly as the contract says, and exactly what the log says."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -22,8 +23,9 @@ from tests.integration.streams import (
 from tests.openai_pieces import Text
 from tests.serving import SseFrame, serving
 
+ANSWERED = ["user_message_received", "model_called", "assistant_message_sent"]
 ADA = {"conversation_id": "ada"}
-NOBODY = {"calls": [], "decisions": [], "plan": None}
+NOBODY: dict[str, Any] = {"calls": [], "decisions": [], "plan": None}
 
 
 async def test_each_of_the_five_messages_streams_exactly_the_frames_of_the_contract(
@@ -48,12 +50,11 @@ async def test_each_of_the_five_messages_streams_exactly_the_frames_of_the_contr
         check_frames(frames)
     assert [event for frames in streams for event in as_logged(frames)] == stored
     assert [types(frames) for frames in streams] == [
-        ["started", "assigned", "user_message_received", "model_called"]
-        + ["assistant_message_sent", "tool_call_requested"],
+        ["started", "assigned", *ANSWERED, "tool_call_requested"],
         ["tool_call_approved"],
         ["tool_result_received", "model_called", "assistant_message_sent"],
         ["switched"],
-        ["user_message_received", "model_called", "assistant_message_sent", "plan_proposed"],
+        [*ANSWERED, "plan_proposed"],
         ["plan_rejected"],
     ]
     assert [(end_of(frames)["state"], end_of(frames)["waiting_for"]) for frames in streams] == [
