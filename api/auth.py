@@ -27,7 +27,7 @@ class Identity:
             raise ForbiddenError(scope=scope)
 
 
-def identity_of(request: Request) -> Identity:
+async def identity_of(request: Request) -> Identity:
     """Return the identity of a request.
 
     Without configured authentication everybody is `local` (and the server listens on loopback
@@ -48,7 +48,7 @@ def identity_of(request: Request) -> Identity:
 Caller = Annotated[Identity, Depends(identity_of)]
 
 
-def chatting(caller: Caller) -> Identity:
+async def chatting(caller: Caller) -> Identity:
     """Let through who may take part in conversations."""
     caller.need("chat")
     return caller
