@@ -43,12 +43,12 @@ class TextArray(_Array):
 
 
 class ByteaArray(_Array):
-    """`bytea[]`."""
+    """`bytea[]`; None is NULL."""
 
     element = 17
 
-    def __init__(self, values: Iterable[bytes]) -> None:
-        elements = [_LENGTH(len(value)) + value for value in values]
+    def __init__(self, values: Iterable[bytes | None]) -> None:
+        elements = [_NULL if value is None else _LENGTH(len(value)) + value for value in values]
         super().__init__(elements, len(elements))
 
 

@@ -1,5 +1,6 @@
 """A save, and a batch of them as the one statement that appends it."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,7 +12,7 @@ from typing import Any
 from application.ports import Closing
 from infrastructure.postgres.arrays import ByteaArray, Int4Array, Int8Array, TextArray
 
-APPEND = f"SELECT * FROM append_batch({', '.join(['%b'] * 25)})"
+APPEND = f"SELECT * FROM append_batch({', '.join(['%b'] * 26)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,12 @@ def _closing_columns(saves: Sequence[Save]) -> list[Any]:
         Int4Array([closing.provisional_frames for _, closing, _ in rows]),
         Int8Array([closing.first_position for _, closing, _ in rows]),
         Int8Array([closing.last_position for _, closing, _ in rows]),
+        ByteaArray([_json(closing.outcome) for _, closing, _ in rows]),
     ]
+
+
+def _json(outcome: Mapping[str, Any] | None) -> bytes | None:
+    return None if outcome is None else json.dumps(outcome, separators=(",", ":")).encode()
 
 
 def _snapshot_columns(saves: Sequence[Save]) -> list[Any]:

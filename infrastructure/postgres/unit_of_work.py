@@ -15,12 +15,6 @@ from infrastructure.postgres.mapper import MinutesMapper
 from infrastructure.postgres.pool import Pool, store_errors
 
 LOAD: Final = "SELECT * FROM load_conversation(%s, %s, %s, %s, %s)"
-# Means nothing until the commit closes the row, and need not be on disk before it: what the append
-# flushes comes after it.
-KEEP_OUTCOME: Final = """
-    WITH unflushed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
-    UPDATE turns SET outcome = %s FROM unflushed
-     WHERE id = %s AND attempt = %s AND node = %s AND state = 'running'"""
 
 A = TypeVar("A", bound=SignedAggregate)
 # The fields of a `Row`; a snapshot has no position and its state for data.
@@ -157,7 +151,6 @@ class PostgresUnitOfWork:
             raise ValueError(f"this is the unit of work of the turn {self._turn_id}")
         self._is_committed = True
         events = [self._mapper.to_new_event(event) for event in self._journal]
-        await self._keep_outcome(closing)
         stored = await self._appender.append(
             Save(events, dict(self._loaded), closing, self._node, self._snapshots())
         )
@@ -210,13 +203,6 @@ class PostgresUnitOfWork:
         self._check_inside()
         if self._is_committed:
             raise UnitOfWorkOverError
-
-    async def _keep_outcome(self, closing: Closing) -> None:
-        if closing.outcome is not None:
-            outcome = self._mapper.transcoder.encode(closing.outcome)
-            values = (outcome, closing.turn_id, closing.attempt, self._node)
-            async with store_errors(), self._pool.connection() as connection:
-                await connection.execute(KEEP_OUTCOME, values, prepare=True)
 
     def _snapshots(self) -> list[Snapshot]:
         aggregates = [one for one in (self._conversation, self._agent) if one is not None]

@@ -72,7 +72,9 @@ CREATE TABLE turns (
     node               text        NOT NULL,
     code               text,
     payload_hash       bytea       NOT NULL,
-    payload            bytea
+    payload            bytea,
+    -- What the turn's terminal frame said beside its positions, as JSON.
+    outcome            bytea
 ) WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.05);
 
 -- One running turn a conversation. The sweep for expired leases walks this index too: it holds
@@ -91,7 +93,7 @@ CREATE FUNCTION append_batch(
     conversations text[], turn_ids text[], actors text[], datas bytea[],
     expected_saves int[], expected_streams text[], expected_versions int[], expected_firsts int[],
     closing_saves int[], closing_turns text[], closing_attempts int[], closing_nodes text[],
-    closing_frames int[], closing_firsts bigint[], closing_lasts bigint[],
+    closing_frames int[], closing_firsts bigint[], closing_lasts bigint[], closing_outcomes bytea[],
     snapshot_saves int[], snapshot_streams text[], snapshot_versions int[],
     snapshot_state_versions int[], snapshot_states bytea[],
     OUT statuses int[], OUT firsts bigint[], OUT lasts bigint[], OUT stored_at timestamptz
@@ -166,11 +168,13 @@ BEGIN
             first_position = coalesce(c.first, firsts[c.save]),
             last_position = coalesce(c.last, lasts[c.save]),
             provisional_frames = c.frames,
+            outcome = c.outcome,
             ended_at = stored_at,
             payload = NULL,
             code = NULL
-        FROM unnest(closing_saves, closing_turns, closing_frames, closing_firsts, closing_lasts)
-            AS c (save, turn, frames, first, last)
+        FROM unnest(
+            closing_saves, closing_turns, closing_frames, closing_firsts, closing_lasts, closing_outcomes
+        ) AS c (save, turn, frames, first, last, outcome)
         WHERE t.id = c.turn AND statuses[c.save] = 0;
     END IF;
 

@@ -7,9 +7,6 @@
 -- sees what others have committed since the one before. Where a concurrent change makes an answer
 -- unclear, the function looks again: each round means that somebody else has got further.
 
--- What the turn's terminal frame said beside its positions, as JSON.
-ALTER TABLE turns ADD COLUMN IF NOT EXISTS outcome bytea;
-
 -- Whether the conversation is somebody else's: it belongs to the actor of its first event or,
 -- before there is one, to whoever has a turn running in it.
 CREATE FUNCTION turn_is_foreign(p_conversation text, p_subject text) RETURNS boolean
