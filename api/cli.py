@@ -135,7 +135,7 @@ def turns(
         for row in rows:
             print(json.dumps(row))
         return
-    table = Table("accepted", "turn", "conversation", "kind", "state", "attempt", "code")
+    table = Table("accepted_at", "turn", "conversation", "kind", "state", "attempt", "code")
     for row in rows:
         table.add_row(*(str(row[str(column.header)] or "") for column in table.columns))
     out.print(table)

@@ -1,0 +1,210 @@
+"""The command line: what is wrong is one sentence, and what the other commands say."""
+
+import json
+import re
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+
+from api.settings import Settings
+from tests.command_line import DATA, minutebook, servers_over
+from tests.serving import ServerProcess
+
+COMMANDS = ("serve", "migrate", "turns", "doctor")
+SECRET = "hunter2-must-not-be-printed"
+
+
+def refused(folder: Path, *arguments: str, **settings: object) -> str:
+    """Run what has to be refused, and return the one sentence."""
+    done = minutebook(folder, *arguments, **settings)
+    assert done.returncode == 2, done
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("minutebook: ")
+    assert line.endswith((".", "?"))
+    assert SECRET not in line
+    return line
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"database_url": f"postgresql://u:{SECRET}@127.0.0.1:1/x"}, "nobody answers there"),
+        ({"database_url": f"postgresql://u:{SECRET}@no-such-host.invalid/x"}, "nobody answers there"),
+        ({"database_url": f"http://{SECRET}"}, "no address of a PostgreSQL"),
+        ({"database_url": SECRET}, "no address of a PostgreSQL"),
+        ({"port": "abc"}, "MINUTEBOOK_PORT: "),
+        ({"port": 70000}, "MINUTEBOOK_PORT: "),
+        ({"grace_s": -1}, "MINUTEBOOK_GRACE_S: "),
+        ({"host": "0.0.0.0"}, "nobody is authenticated"),
+        ({"hots": "127.0.0.1"}, "There is no setting MINUTEBOOK_HOTS; did you mean MINUTEBOOK_HOST?"),
+        ({"zzzzzz": "1"}, "There is no setting MINUTEBOOK_ZZZZZZ"),
+        ({"agents": "/no/such/agents.toml"}, "agents.toml"),
+        ({"model": "openai:gpt-4o"}, "OPENAI_API_KEY"),
+        ({"model": "nobody"}, "There is no model called 'nobody'"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence_and_nothing_is_started(
+    server_folder: Path, settings: dict[str, object], said: str
+) -> None:
+    assert said in refused(server_folder, "serve", **{"port": 0, **settings})
+    assert servers_over(server_folder) == []
+
+
+def test_a_setting_in_the_file_is_held_to_the_same(server_folder: Path) -> None:
+    (server_folder / ".env").write_text("MINUTEBOOK_PROT=1\n")
+    assert "There is no setting MINUTEBOOK_PROT; did you mean MINUTEBOOK_PORT?" in refused(
+        server_folder, "serve"
+    )
+
+
+def test_a_database_that_lets_us_not_in_is_said_to_refuse_us(database_url: str, server_folder: Path) -> None:
+    nobody = database_url.replace("//minutebook@", f"//nobody:{SECRET}@")
+    nowhere = re.sub(r"/test_\w+", "/no_such_database", database_url)
+    for url in (nobody, nowhere):
+        assert "refuses us" in refused(server_folder, "serve", port=0, database_url=url)
+
+
+def test_a_taken_port_is_said_before_anything_starts(server_folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = refused(server_folder, "serve", port=port)
+    assert f"Cannot listen on 127.0.0.1:{port}" in said
+    assert not (server_folder / DATA).exists()
+
+
+def test_a_bad_agents_file_is_said_with_its_place(server_folder: Path) -> None:
+    (server_folder / "agents.toml").write_text("first = \n")
+    said = refused(server_folder, "serve", "--agents", "agents.toml", port=0)
+    assert "agents.toml" in said
+    assert not (server_folder / DATA).exists()
+
+
+def test_a_server_that_is_too_old_is_refused_by_its_version(server_folder: Path) -> None:
+    with old_server("14.9") as port:
+        said = refused(server_folder, "serve", port=0, database_url=f"postgresql://u@127.0.0.1:{port}/x")
+    assert "PostgreSQL 15 or newer is needed and the server is 14" in said
+
+
+@contextmanager
+def old_server(version: str) -> Iterator[int]:
+    """Speak just enough of PostgreSQL's protocol to be asked for the version."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=_welcome_all, args=(listening, version), daemon=True)
+        thread.start()
+        yield int(listening.getsockname()[1])
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
+
+
+def _welcome_all(listening: socket.socket, version: str) -> None:
+    with suppress(OSError):
+        while True:
+            connection, _ = listening.accept()
+            with connection:
+                while True:  # requests for encryption come first, and get an N for no
+                    (size,) = struct.unpack("!i", connection.recv(4, socket.MSG_WAITALL))
+                    (code,) = struct.unpack("!i", connection.recv(size - 4, socket.MSG_WAITALL)[:4])
+                    if code == 196608:
+                        break
+                    connection.sendall(b"N")
+                status = b"server_version\0" + version.encode() + b"\0"
+                connection.sendall(_said(b"R", struct.pack("!i", 0)) + _said(b"S", status))
+                connection.sendall(_said(b"S", b"client_encoding\0UTF8\0"))
+                connection.sendall(_said(b"K", struct.pack("!ii", 1, 1)) + _said(b"Z", b"I"))
+                while connection.recv(1024):
+                    pass
+
+
+def _said(kind: bytes, payload: bytes) -> bytes:
+    return kind + struct.pack("!i", len(payload) + 4) + payload
+
+
+# --- the other commands --------------------------------------------------------------------------
+
+
+def test_help_says_what_there_is_and_teaches_each_command(server_folder: Path) -> None:
+    listed = minutebook(server_folder, "--help")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert all(command in listed.stdout for command in COMMANDS)
+    assert "minutebook serve" in listed.stdout
+    teaches = {
+        "serve": ("--port", "--model", "MINUTEBOOK_DATABASE_URL", "Try", "doctor"),
+        "migrate": ("Safe to run at any time", "serve"),
+        "turns": ("--state", "--limit", "--json", "Try", "retry"),
+        "doctor": ("--json", "Exit code 0"),
+    }
+    for command in COMMANDS:
+        told = minutebook(server_folder, command, "--help")
+        assert told.returncode == 0
+        assert [word for word in teaches[command] if word not in told.stdout] == []
+    assert not (server_folder / DATA).exists()
+
+
+def test_no_command_at_all_is_answered_with_help(server_folder: Path) -> None:
+    done = minutebook(server_folder)
+    assert "Commands" in done.stdout + done.stderr
+    assert minutebook(server_folder, "fly").returncode == 2
+
+
+def test_migrate_may_be_run_at_any_time(bare_database_url: str, server_folder: Path) -> None:
+    for _ in range(2):
+        done = minutebook(server_folder, "migrate", database_url=bare_database_url)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "up to date" in done.stdout
+    with psycopg.connect(bare_database_url) as connection:
+        assert connection.execute("SELECT count(*) FROM log").fetchone() == (0,)
+
+
+def test_turns_are_listed_for_people_and_for_scripts(database_url: str, server_folder: Path) -> None:
+    with ServerProcess(server_folder, database_url=database_url) as server:
+        for content, conversation in (("help", "one"), (f"fail {SECRET}", "two")):
+            body = {"type": "user_message", "content": content}
+            asked = {"conversation_id": conversation, "message": body}
+            httpx.post(f"{server.url}/v1/messages/stream", json=asked, timeout=30)
+    listed = minutebook(server_folder, "turns", "--json", database_url=database_url)
+    rows = [json.loads(line) for line in listed.stdout.splitlines()]
+    assert [(row["conversation"], row["state"], row["code"]) for row in rows] == [
+        ("two", "failed", "model_unavailable"),
+        ("one", "committed", None),
+    ]
+    failed = minutebook(server_folder, "turns", "--state", "failed", database_url=database_url)
+    assert rows[0]["turn"] in failed.stdout
+    assert rows[1]["turn"] not in failed.stdout
+    assert SECRET not in listed.stdout + failed.stdout
+    newest = minutebook(server_folder, "turns", "--json", "--limit", "1", database_url=database_url)
+    assert newest.stdout.splitlines() == listed.stdout.splitlines()[:1]
+    assert "no turn state done" in refused(
+        server_folder, "turns", "--state", "done", database_url=database_url
+    )
+
+
+def test_the_doctor_shows_every_setting_and_no_secret(database_url: str, server_folder: Path) -> None:
+    settings = {
+        "database_url": database_url.replace("minutebook@", f"minutebook:{SECRET}@"),
+        "model": "openai:x",
+        "model_api_key": SECRET,
+        "model_base_url": "http://127.0.0.1:1/v1",
+    }
+    shown = minutebook(server_folder, "doctor", **settings)
+    scripted = minutebook(server_folder, "doctor", "--json", **settings)
+    for done in (shown, scripted):
+        assert (done.returncode, done.stderr) == (0, "")
+        assert SECRET not in done.stdout
+        names = {f"MINUTEBOOK_{name.upper()}" for name in Settings.model_fields}
+        assert {name for name in names if name not in done.stdout} == set()
+    found = json.loads(scripted.stdout)
+    assert (found["ok"], found["postgresql"]) == (True, 18)
+    assert found["settings"]["MINUTEBOOK_MODEL"] == "openai:x"
+
+
+def test_the_doctor_finds_what_serve_would_stumble_over(server_folder: Path) -> None:
+    assert "OPENAI_API_KEY" in refused(server_folder, "doctor", model="openai:x")
+    assert "nobody answers" in refused(server_folder, "doctor", database_url="postgresql://127.0.0.1:1/x")
