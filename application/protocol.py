@@ -21,6 +21,7 @@ from application.errors import InvalidJsonError, InvalidMessageError, MessageToo
 MAX_DEPTH = 100
 MAX_REASON = 200
 ID_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9_.:-]{0,254}$"
+ID_RULE = "it is 1 to 255 characters out of A-Z a-z 0-9 _ - . : and does not begin with . or :"
 
 
 def storable(value: Any) -> Any:
@@ -31,7 +32,7 @@ def storable(value: Any) -> Any:
     todo: list[tuple[Any, int]] = [(value, 0)]
     while todo:
         item, depth = todo.pop()
-        if depth > MAX_DEPTH:
+        if depth == MAX_DEPTH and isinstance(item, dict | list):
             raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
         if isinstance(item, str):
             _refuse_unstorable_text(item)
@@ -55,6 +56,7 @@ def _refuse_unstorable_text(text: str) -> None:
 
 Id = Annotated[str, Field(pattern=ID_PATTERN)]
 Text = Annotated[str, Field(min_length=1), AfterValidator(storable)]
+Name = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(storable)]
 Json = Annotated[Any, AfterValidator(storable)]
 
 
@@ -69,7 +71,7 @@ class UserMessage(Message):
 
     type: Literal["user_message"]
     content: Text
-    agent: Text | None = None
+    agent: Name | None = None
 
 
 class ToolResult(Message):
@@ -91,7 +93,7 @@ class SwitchAgent(Message):
     """The person wants another agent. No model is called."""
 
     type: Literal["switch_agent"]
-    agent: Text
+    agent: Name
     reason: Text | None = None
 
 
@@ -140,8 +142,31 @@ class Asked(Message):
     message: AnyMessage
 
 
+class Amend(Message):
+    """The person renames, archives or reopens a conversation: `PATCH`, and none of the five messages."""
+
+    type: Literal["amend"]
+    title: Annotated[Text, Field(max_length=200)] | None = None
+    archived: bool | None = None
+
+    @model_validator(mode="after")
+    def _something_changes(self) -> "Amend":
+        if self.title is None and self.archived is None:
+            raise ValueError("give a title, or whether it is archived")
+        return self
+
+
+class AskedToAmend(Message):
+    """What a `PATCH` asks for."""
+
+    conversation_id: Id
+    turn_id: Id | None = None
+    message: Amend
+
+
 _ASKED: TypeAdapter[Asked] = TypeAdapter(Asked)
-_MESSAGE: TypeAdapter[AnyMessage] = TypeAdapter(AnyMessage)
+_AMENDING: TypeAdapter[AskedToAmend] = TypeAdapter(AskedToAmend)
+_MESSAGE: TypeAdapter[AnyMessage | Amend] = TypeAdapter(AnyMessage | Amend)
 
 
 def parsed_json(body: bytes) -> Any:
@@ -179,12 +204,23 @@ def parsed_request(value: Any, limit: int) -> Asked:
     return asked
 
 
-def stored_message(payload: Mapping[str, Any]) -> AnyMessage:
+def parsed_amendment(conversation_id: str, turn_id: str | None, value: Any) -> AskedToAmend:
+    """Read the body of a `PATCH`. Raises `InvalidMessageError`."""
+    if not isinstance(value, dict) or "type" in value:
+        raise InvalidMessageError(reason="it is an object with title and archived, or one of them")
+    asked = {"conversation_id": conversation_id, "turn_id": turn_id, "message": {**value, "type": "amend"}}
+    try:
+        return _AMENDING.validate_python(asked)
+    except ValidationError as error:
+        raise InvalidMessageError(reason=_first_reason(error)) from None
+
+
+def stored_message(payload: Mapping[str, Any]) -> AnyMessage | Amend:
     """Read a message back that was accepted before."""
     return _MESSAGE.validate_python(payload)
 
 
-def payload_of(message: AnyMessage) -> dict[str, Any]:
+def payload_of(message: AnyMessage | Amend) -> dict[str, Any]:
     """Return the message as it is stored with its turn: the fields that were given."""
     return message.model_dump(mode="python", exclude_unset=True)
 
@@ -212,6 +248,8 @@ def _first_reason(error: ValidationError) -> str:
     # The union's tag and our own nesting are no help to the one who wrote the message.
     where = ".".join(str(part) for part in first["loc"] if part not in _TAGS)
     said = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "string_pattern_mismatch":
+        said = ID_RULE
     return _sayable(f"{where}: {said}" if where else said)
 
 
