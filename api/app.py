@@ -6,8 +6,11 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from api import errors, health, origin, schema, streams
+from api import amendments, errors, feeds, health, origin, reads, schema, streams
+from application.agents import AgentRoster
+from application.live import FeedLog, LiveFeed
 from application.ports import Limits, Metrics
+from application.queries import Reads
 from application.turns import TurnService
 
 
@@ -16,10 +19,15 @@ class Doors:
     """What the handlers reach, put there by `api.bootstrap`. Nothing in it belongs to a request."""
 
     turns: TurnService
+    live: LiveFeed
+    log: FeedLog
     metrics: Metrics
     limits: Limits
     readiness: Callable[[], Awaitable[dict[str, Any]]]
     exposition: Callable[[], tuple[bytes, str]]
+    reads: Reads
+    roster: AgentRoster
+    model_name: str
     identity_header: str | None = None
     scopes_header: str | None = None
 
@@ -35,6 +43,6 @@ def create_app(doors: Doors) -> FastAPI:
     for name, value in vars(doors).items():
         setattr(app.state, name, value)
     errors.install(app)
-    for door in (streams, schema, health, origin):
+    for door in (streams, feeds, reads, amendments, schema, health, origin):
         app.include_router(door.router)
     return app

@@ -16,9 +16,12 @@ from api.settings import Settings, SettingsError, read_settings
 from application.agents import AgentRoster
 from application.errors import StoreUnavailableError
 from application.ids import new_id
+from application.live import LiveFeed
 from application.policy import Policy
 from application.ports import LanguageModel, Limits, UnitOfWork
+from application.queries import Patience, Reads
 from application.running import Running
+from application.sharing import Mirrors, Sharer
 from application.turn import Kit
 from application.turns import TurnService
 from domain.errors import MinutebookError
@@ -29,13 +32,22 @@ from infrastructure.models.demo import DemoModel
 from infrastructure.models.router import ModelRouter, ModelSettingError
 from infrastructure.postgres import schema
 from infrastructure.postgres.appender import Appender
+from infrastructure.postgres.chunks import PostgresChunks
 from infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from infrastructure.postgres.log import PostgresLog
 from infrastructure.postgres.mapper import MinutesMapper
 from infrastructure.postgres.operator import operator_turns
 from infrastructure.postgres.pool import Pool, open_pool
+from infrastructure.postgres.recent import RecentEvents
+from infrastructure.postgres.tailer import Tailer
 from infrastructure.postgres.turns import PostgresTurns
 from infrastructure.postgres.unit_of_work import PostgresUnitOfWork
+from infrastructure.projections.agent_activity import PostgresAgentActivity
+from infrastructure.projections.asking import PostgresCheckpoints
+from infrastructure.projections.conversation_list import PostgresConversationList
+from infrastructure.projections.pending_approvals import PostgresApprovals
+from infrastructure.projections.transcript import PostgresTranscripts
+from infrastructure.projections.usage import PostgresUsage
 
 __all__ = [
     "House",
@@ -55,6 +67,7 @@ class House:
 
     app: FastAPI
     running: Running
+    live: LiveFeed
     node: str
 
 
@@ -131,9 +144,10 @@ async def open_house(
     async with open_pool(url, max_size=settings.pool_size) as pool:
         await appender.start()
         log = PostgresLog(pool, mapper.to_logged)
+        recent = RecentEvents()
 
         def unit_of_work(conversation_id: str, turn_id: str) -> UnitOfWork:
-            return PostgresUnitOfWork(conversation_id, turn_id, node, appender, pool, mapper)
+            return PostgresUnitOfWork(conversation_id, turn_id, node, appender, pool, mapper, recent=recent)
 
         kit = Kit(
             unit_of_work=unit_of_work,
@@ -146,21 +160,42 @@ async def open_house(
             metrics=metrics,
             node=node,
         )
-        running = Running(kit, log, settings.lease_s)
+        live = LiveFeed(log)
+        running = Running(kit, log, settings.lease_s, live.relay)
+        chunks = PostgresChunks(url, pool, node)
+        mirrors = Mirrors(chunks, kit.turns, log, live, kit.limits)
         doors = Doors(
-            turns=TurnService(kit, log, running),
+            live=live,
+            log=log,
+            turns=TurnService(kit, log, running, mirrors),
             metrics=metrics,
             limits=kit.limits,
             readiness=lambda: _readiness(pool, running),
             exposition=metrics.exposition,
+            reads=_reads(pool, settings.read_wait_s),
+            roster=roster,
+            model_name=settings.model,
             identity_header=settings.identity_header,
             scopes_header=settings.scopes_header,
         )
+        tailer = Tailer(url, mapper.to_logged, live.publish, mirrors.wake)
+        live.position = await log.head()
+        tailer.start(live.position)
         running.open_keeper()
+        sharing = [
+            asyncio.create_task(Sharer(chunks, running.streams).run(), name="sharer"),
+            asyncio.create_task(mirrors.run(), name="mirrors"),
+        ]
         try:
-            yield House(create_app(doors), running, node)
+            yield House(create_app(doors), running, live, node)
         finally:
             await running.close(0)
+            live.close()
+            await tailer.stop()
+            for task in sharing:
+                task.cancel()
+            await asyncio.gather(*sharing, return_exceptions=True)
+            await chunks.close()
             await appender.stop()
             await router.aclose()
 
@@ -185,6 +220,17 @@ def _model(settings: Settings, roster: AgentRoster) -> ModelRouter:
         )
     except ModelSettingError as error:
         raise SettingsError(str(error)) from None
+
+
+def _reads(pool: Pool, wait_s: float) -> Reads:
+    return Reads(
+        conversations=PostgresConversationList(pool),
+        transcripts=PostgresTranscripts(pool),
+        approvals=PostgresApprovals(pool),
+        agents=PostgresAgentActivity(pool),
+        usage=PostgresUsage(pool),
+        patience=Patience(PostgresCheckpoints(pool), wait_s),
+    )
 
 
 async def _readiness(pool: Pool, running: Running) -> dict[str, Any]:

@@ -129,6 +129,9 @@ class Turns(Protocol):
     async def find(self, turn_id: str, subject: str) -> TurnRow | None:
         """Return the turn, or None when there is none for this subject."""
 
+    async def rows(self, turn_ids: Sequence[str]) -> Sequence[TurnRow]:
+        """Return these turns, whosever they are: for the house itself, never for a caller."""
+
     async def withdraw(self, turn_id: str, attempt: int) -> None:
         """Take back a turn that was refused before it opened, as if it had never been accepted."""
 

@@ -13,7 +13,7 @@ from application.errors import (
     TurnAbandonedError,
     TurnLostError,
 )
-from application.frames import committed_frames, failed_frame
+from application.frames import Frame, committed_frames, failed_frame
 from application.ports import Committed, EventLog, Failure, TurnRow
 from application.protocol import stored_message
 from application.replay import ended_frames
@@ -30,11 +30,14 @@ logger = structlog.get_logger("minutebook.turn")
 class Running:
     """Runs turns. A watcher that goes away changes nothing; a shutdown lets them finish first."""
 
-    def __init__(self, kit: Kit, log: EventLog, lease_s: float) -> None:
+    def __init__(
+        self, kit: Kit, log: EventLog, lease_s: float, on_frame: Callable[[Frame], None] | None = None
+    ) -> None:
         self.is_closing = False
         self._kit = kit
         self._log = log
         self._lease_s = lease_s
+        self._on_frame = on_frame
         self._turns: dict[str, Turn] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._keeper: asyncio.Task[None] | None = None
@@ -50,9 +53,13 @@ class Running:
         turn = self._turns.get(row.turn_id)
         return turn.stream if turn and turn.row.attempt == row.attempt else None
 
+    def streams(self) -> list[TurnStream]:
+        """Return the streams of all turns that run here."""
+        return [turn.stream for turn in self._turns.values()]
+
     def start(self, row: TurnRow, on_end: Callable[[], None]) -> Turn:
         """Run an accepted turn as a task of its own."""
-        turn = Turn(row, TurnStream(row, self._kit.limits))
+        turn = Turn(row, TurnStream(row, self._kit.limits, self._on_frame))
         self._turns[row.turn_id] = turn
         task = asyncio.create_task(self._run(turn, on_end), name=f"turn {row.turn_id}")
         self._tasks[row.turn_id] = task

@@ -1,8 +1,9 @@
 """The frames of one running turn, kept in memory for whoever watches: bounded, never blocking the turn."""
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from application.frames import Frame, frame
@@ -15,11 +16,12 @@ class TurnStream:
     A watcher holds a number, not a queue: one that stops reading costs nothing.
     """
 
-    def __init__(self, row: TurnRow, limits: Limits) -> None:
+    def __init__(self, row: TurnRow, limits: Limits, on_frame: Callable[[Frame], None] | None = None) -> None:
         self.row = row
         self.is_over = False
-        self._frames: deque[Frame] = deque()
+        self._frames: list[Frame] = []
         self._limits = limits
+        self._on_frame = on_frame
         self._bytes = 0
         self._last_seq = 0
         self._waiting: set[asyncio.Event] = set()
@@ -39,6 +41,15 @@ class TurnStream:
         if not self.is_over:
             self.is_over = True
             self._add(frames)
+
+    def relay(self, frames: Iterable[Frame]) -> None:
+        """Add provisional frames made elsewhere; what was added before is passed over."""
+        if not self.is_over:
+            self._add([one for one in frames if one.seq > self._last_seq])
+
+    def provisional_after(self, seq: int) -> Sequence[Frame]:
+        """Return the provisional frames after `seq` while the turn runs."""
+        return () if self.is_over else self._after(seq)
 
     async def watch(self, after: int = 0) -> AsyncIterator[list[Frame]]:
         """Yield the frames after `after` in batches as they come, up to and with the terminal one."""
@@ -60,16 +71,15 @@ class TurnStream:
     def _after(self, seq: int) -> list[Frame]:
         if self.is_over and self._frames[-1].seq <= seq:
             return [self._frames[-1]]  # a cursor from beyond the end still learns how it ended
-        missing = self._last_seq - max(seq, self._last_seq - len(self._frames))
-        if missing <= 0:
-            return []
-        return [self._frames[index] for index in range(len(self._frames) - missing, len(self._frames))]
+        return self._frames[bisect_right(self._frames, seq, key=attrgetter("seq")) :]
 
     def _add(self, frames: Iterable[Frame]) -> None:
         for one in frames:
             self._frames.append(one)
             self._last_seq = one.seq
             self._bytes += _size(one.body)
+            if self._on_frame:
+                self._on_frame(one)
         self._forget_oldest()
         for changed in self._waiting:
             changed.set()
@@ -79,7 +89,11 @@ class TurnStream:
         while not self.is_over and (
             len(self._frames) > limits.chunk_log_frames or self._bytes > limits.chunk_log_bytes
         ):
-            self._bytes -= _size(self._frames.popleft().body)
+            oldest = (
+                len(self._frames) // 8 + 1
+            )  # several at once: taking from the front of a list moves the rest
+            self._bytes -= sum(_size(one.body) for one in self._frames[:oldest])
+            del self._frames[:oldest]
 
 
 def _size(body: Mapping[str, Any]) -> int:

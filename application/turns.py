@@ -16,10 +16,11 @@ from application.errors import (
 from application.frames import Frame, failed_frame, seq_after
 from application.ids import new_id
 from application.ports import Accepted, Busy, EventLog, Existing, TurnRequest, TurnRow
-from application.protocol import AnyMessage, Asked, payload_hash, payload_of
+from application.protocol import Amend, AnyMessage, Asked, AskedToAmend, payload_hash, payload_of
 from application.queueing import Queues
 from application.replay import ended_frames
 from application.running import Running
+from application.sharing import Mirrors
 from application.turn import Kit
 from application.use_cases import PATIENT
 
@@ -39,15 +40,16 @@ class Following:
 class TurnService:
     """All that can be done with turns. One a process; it holds no request's state."""
 
-    def __init__(self, kit: Kit, log: EventLog, running: Running) -> None:
+    def __init__(self, kit: Kit, log: EventLog, running: Running, mirrors: Mirrors) -> None:
         self._kit = kit
         self._log = log
         self._running = running
+        self._mirrors = mirrors
         self._queues = Queues()
 
     # --- doing -----------------------------------------------------------------------------------
 
-    async def submit(self, asked: Asked, subject: str) -> Following:
+    async def submit(self, asked: Asked | AskedToAmend, subject: str) -> Following:
         """Accept a message and stream its turn; a repeat of the same turn attaches or replays.
 
         Raises what the state table says (`docs/protocol.md`), before anything streams.
@@ -118,11 +120,15 @@ class TurnService:
                 async for batch in stream.watch(seq):
                     yield batch
                 return
+            if row.state == "running" and row.node != self._kit.node:
+                async for batch in self._mirrors.watch(row, seq):
+                    yield batch
+                return
             try:
                 if row.state != "running":
                     yield await ended_frames(row, self._log, seq)
                     return
-                await asyncio.sleep(POLL_S)  # it runs in another process, or is about to appear here
+                await asyncio.sleep(POLL_S / 10)  # it was accepted a moment ago, or is just over
                 row = await self.status(row.turn_id, subject)
             except (StoreUnavailableError, TurnNotFoundError) as error:
                 gone = isinstance(error, TurnNotFoundError)
@@ -137,7 +143,9 @@ class TurnService:
         await asyncio.shield(turn.opened)
         return Following(row, turn.stream.watch())
 
-    async def _repeat(self, row: TurnRow, request: TurnRequest, asked: Asked) -> Following | None:
+    async def _repeat(
+        self, row: TurnRow, request: TurnRequest, asked: Asked | AskedToAmend
+    ) -> Following | None:
         """Attach to a turn that was accepted before; None where it was withdrawn meanwhile."""
         other_place = asked.conversation_id and asked.conversation_id != row.conversation_id
         if row.payload_hash != request.payload_hash or other_place:
@@ -170,13 +178,13 @@ class TurnService:
         if self._running.is_closing:
             raise ShuttingDownError
 
-    def _refuse_unknown_agent(self, message: AnyMessage) -> None:
+    def _refuse_unknown_agent(self, message: AnyMessage | Amend) -> None:
         agent = getattr(message, "agent", None)
         if agent is not None and agent not in self._kit.roster.names:
             raise AgentNotFoundError(agent=agent, agents=", ".join(self._kit.roster.names))
 
 
-def _request(asked: Asked, subject: str) -> TurnRequest:
+def _request(asked: Asked | AskedToAmend, subject: str) -> TurnRequest:
     payload = payload_of(asked.message)
     return TurnRequest(
         turn_id=asked.turn_id or new_id(),

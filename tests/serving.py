@@ -53,6 +53,9 @@ async def frames_of(response: httpx.Response) -> AsyncIterator[SseFrame]:
             fields = {}
 
 
+feed_items = frames_of  # the same parser; a feed has no end
+
+
 class Client:
     """A chat client over real HTTP."""
 

@@ -12,6 +12,18 @@ from infrastructure.postgres.pool import Pool, store_errors
 _COLUMNS = "position, stream, version, type, conversation, turn, actor, recorded_at, data"
 _RANGE = f"SELECT {_COLUMNS} FROM log WHERE position BETWEEN %b AND %b ORDER BY position"
 _BACKWARDS = f"SELECT {_COLUMNS} FROM log WHERE stream = %b AND version < %b ORDER BY version DESC LIMIT %b"
+_AFTER = f"SELECT {_COLUMNS} FROM log WHERE position > %b ORDER BY position LIMIT %b"
+_AFTER_IN_CONVERSATION = (
+    f"SELECT {_COLUMNS} FROM log WHERE conversation = %b AND position >> 12 >= %b::bigint >> 12"
+    " AND position > %b ORDER BY position >> 12, position LIMIT %b"
+)
+_AFTER_OF_OWNER = (
+    f"SELECT {_COLUMNS} FROM log WHERE position > %b AND position <= %b AND EXISTS (SELECT FROM log AS first"
+    " WHERE first.stream = 'conversation-' || log.conversation AND first.version = 1 AND first.actor = %b)"
+    " ORDER BY position LIMIT %b"
+)
+OWNER_WINDOW = 20_000  # positions searched at a time for somebody's own events
+_OWNER = "SELECT actor FROM log WHERE stream = %s AND version = 1"
 _NEWEST_VERSION = 2**31 - 1
 
 
@@ -50,6 +62,34 @@ class PostgresLog:
             cursor = await connection.execute("SELECT position FROM log_head", prepare=True)
             row = await cursor.fetchone()
         return int(row[0]) if row else 0
+
+    async def after(
+        self, position: int, limit: int, *, conversation_id: str | None = None, owner: str | None = None
+    ) -> tuple[Sequence[LoggedEvent], int | None]:
+        """Return the next events after `position`, of one conversation or of one owner where given.
+
+        With them comes how far the log was searched; None stands for its head.
+        """
+        window: int | None = None
+        query: str = _AFTER
+        values: tuple[object, ...] = (position, limit)
+        if conversation_id is not None:
+            # The index keeps positions in blocks (see 001_log.sql); the walk along it begins at ours.
+            query, values = _AFTER_IN_CONVERSATION, (conversation_id, position, position, limit)
+        elif owner is not None:
+            window = position + OWNER_WINDOW
+            query, values = _AFTER_OF_OWNER, (position, window, f"user:{owner}", limit)
+            if window >= await self.head():
+                window = None
+        events = [self._decode(row) for row in await self._fetch(query, values)]
+        return events, events[-1].position if len(events) == limit else window
+
+    async def owner_of(self, conversation_id: str) -> str | None:
+        """Return the subject a stored conversation belongs to, or None where there is none."""
+        async with store_errors(), self._pool.connection() as connection:
+            cursor = await connection.execute(_OWNER, (f"conversation-{conversation_id}",), prepare=True)
+            row = await cursor.fetchone()
+        return str(row[0]).removeprefix("user:") if row else None
 
     async def rows(self, first: int, last: int) -> Sequence[Row]:
         """Return the stored rows with positions from `first` to `last`, both included, in order."""

@@ -22,6 +22,7 @@ OF_TURN: Final = ", ".join(f"(turn).{name}" for name in COLUMNS)
 
 ACCEPT: Final = f"SELECT verdict, {OF_TURN} FROM turn_accept(%s, %s, %s, %s, %s, %s, %s, %s)"
 RETRY: Final = f"SELECT verdict, {OF_TURN} FROM turn_retry(%s, %s, %s, %s)"
+ROWS: Final = f"select {PLAIN} from turns where id = any(%s)"
 FIND: Final = f"SELECT {PLAIN} FROM turns WHERE id = %s AND subject = %s"
 REQUEST_CANCEL: Final = f"SELECT {PLAIN} FROM turn_request_cancel(%s, %s)"
 FAIL: Final = """
@@ -97,6 +98,10 @@ class PostgresTurns:
         """Return the turn, or None when there is none for this subject."""
         row = await self._row(FIND, (turn_id, subject))
         return self._turn(row) if row else None
+
+    async def rows(self, turn_ids: Sequence[str]) -> Sequence[TurnRow]:
+        """Return these turns, whosever they are: for the house itself, never for a caller."""
+        return [self._turn(row) for row in await self._rows(ROWS, (list(turn_ids),))]
 
     async def withdraw(self, turn_id: str, attempt: int) -> None:
         """Take back a turn that was refused before it opened, as if it had never been accepted."""

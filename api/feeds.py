@@ -1,0 +1,84 @@
+"""Watching over HTTP: the events of one conversation or of all, from any position, live, for ever."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request
+from sse_starlette import EventSourceResponse
+
+from api.auth import Chatter, Identity
+from api.sse import HEADERS, PING_S, one_line
+from application.errors import InvalidCursorError
+from application.live import FeedItem, FeedLog, LiveFeed
+from domain.errors import ConversationNotFoundError
+
+router = APIRouter(prefix="/v1", tags=["feeds"])
+
+# A reader that takes nothing for this long is dropped; it comes back with the last id it has seen.
+SEND_TIMEOUT_S = 30
+_POSITION = re.compile(r"[0-9]{1,18}\Z")
+
+Cursor = Annotated[str | None, Header(alias="Last-Event-ID")]
+After = Annotated[
+    str | None, Query(description="A position: 0 from the start, absent from now. The same as Last-Event-ID.")
+]
+
+
+@router.get("/conversations/{conversation_id}/feed", response_class=EventSourceResponse)
+async def watch_conversation(
+    conversation_id: str, request: Request, caller: Chatter, last_event_id: Cursor = None, after: After = None
+) -> EventSourceResponse:
+    """Stream a conversation's events, and what its running turn says meanwhile (without an id)."""
+    log: FeedLog = request.app.state.log
+    if await log.owner_of(conversation_id) not in _owners(caller):
+        raise ConversationNotFoundError
+    return _feed(request, _position(last_event_id or after), conversation_id, None)
+
+
+@router.get("/feed", response_class=EventSourceResponse)
+async def watch_all(
+    request: Request, caller: Chatter, last_event_id: Cursor = None, after: After = None
+) -> EventSourceResponse:
+    """Stream the events of all conversations: one's own, or everybody's for operators and auditors."""
+    owner = None if caller.scopes & {"operate", "audit"} else caller.subject
+    return _feed(request, _position(last_event_id or after), None, owner)
+
+
+def _feed(
+    request: Request, position: int | None, conversation_id: str | None, owner: str | None
+) -> EventSourceResponse:
+    live: LiveFeed = request.app.state.live
+    items = live.watch(position, conversation_id=conversation_id, owner=owner)
+    return EventSourceResponse(
+        _pieces(items), headers=HEADERS, sep="\n", ping=PING_S, send_timeout=SEND_TIMEOUT_S
+    )
+
+
+async def _pieces(items: AsyncIterator[list[FeedItem]]) -> AsyncIterator[bytes]:
+    async with aclosing(items) as batches:  # type: ignore[type-var]  # a generator
+        async for batch in batches:
+            yield b"".join(map(encoded, batch))
+
+
+def encoded(item: FeedItem) -> bytes:
+    """Return the item's bytes on the wire; only what is stored has an id."""
+    if item.encoded is None:
+        head = (
+            f"event: {item.type}\n" if item.position is None else f"id: {item.position}\nevent: {item.type}\n"
+        )
+        item.encoded = f"{head}data: {one_line(item.body)}\n\n".encode()
+    return item.encoded
+
+
+def _position(cursor: str | None) -> int | None:
+    if cursor is None:
+        return None
+    if not _POSITION.match(cursor):
+        raise InvalidCursorError(reason="it is a position in the log, a whole number")
+    return int(cursor)
+
+
+def _owners(caller: Identity) -> set[str]:
+    return {caller.subject}

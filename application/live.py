@@ -1,0 +1,204 @@
+"""The live feed: every committed event, in order, to everybody who watches, encoded once for all of them."""
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from application.frames import FAILED, Frame, event_fields
+from application.ports import LoggedEvent
+
+QUEUE_ITEMS: Final = 256
+QUEUE_BYTES: Final = 1024 * 1024
+PAGE: Final = 500
+
+
+@dataclass(slots=True, eq=False)
+class FeedItem:
+    """One message of a feed: an event with its position, or a provisional frame without one."""
+
+    type: str
+    position: int | None
+    body: Mapping[str, Any]
+    # The bytes on the wire, made once for all who watch (filled by the SSE encoder).
+    encoded: bytes | None = None
+
+
+class FeedLog(Protocol):
+    """The log as a feed reads it, for readers who are behind."""
+
+    async def after(
+        self, position: int, limit: int, *, conversation_id: str | None = None, owner: str | None = None
+    ) -> tuple[Sequence[LoggedEvent], int | None]:
+        """Return the next events after `position`, of one conversation or of one owner where given.
+
+        With them comes how far the log was searched; None stands for its head.
+        """
+
+    async def head(self) -> int:
+        """Return the position of the newest event."""
+
+    async def owner_of(self, conversation_id: str) -> str | None:
+        """Return the subject a stored conversation belongs to, or None where there is none."""
+
+
+@dataclass(slots=True, eq=False)
+class Subscription:
+    """One reader's place: a bounded queue, and how far the queue's part begins.
+
+    A reader too slow for its queue loses the queue, not an event: it reads pages of the log from
+    its own position until it has caught up.
+    """
+
+    conversation_id: str | None
+    owner: str | None
+    # Every event after this position that concerns the reader is, or was, in the queue.
+    since: int
+    items: deque[FeedItem] = field(default_factory=deque)
+    is_behind: bool = False
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def offer(self, item: FeedItem) -> None:
+        """Queue an item; a full queue is given up, and provisional frames are the first to go."""
+        if self.is_behind:
+            return
+        if len(self.items) >= QUEUE_ITEMS:
+            if item.position is None:
+                return
+            self.items.clear()
+            self.is_behind = True
+        else:
+            self.items.append(item)
+        self.woken.set()
+
+    def catch_up_from(self, head: int) -> None:
+        """Begin a new queue; what is at or before `head` has to be read from the log."""
+        self.items.clear()
+        self.is_behind = False
+        self.since = head
+
+    def take(self) -> list[FeedItem]:
+        """Take all that is queued."""
+        taken = list(self.items)
+        self.items.clear()
+        self.woken.clear()
+        return taken
+
+
+class LiveFeed:
+    """Everybody who watches in this process. One tailer feeds it; it holds no connection."""
+
+    def __init__(self, log: FeedLog) -> None:
+        self.position = 0
+        self.is_closed = False
+        self._log = log
+        self._of_conversation: dict[str, set[Subscription]] = defaultdict(set)
+        self._of_all: set[Subscription] = set()
+        self._owners: dict[str, str] = {}
+
+    # --- from the tailer and from running turns -----------------------------------------------------
+
+    @property
+    def conversations(self) -> list[str]:
+        """The conversations somebody watches here."""
+        return list(self._of_conversation)
+
+    async def publish(self, events: Sequence[LoggedEvent]) -> None:
+        """Give the next events of the log, in order, to those they concern."""
+        owners = await self._owners_of(events) if self._of_all else {}
+        for event in events:
+            readers = self._of_conversation.get(event.conversation_id, ())
+            if readers or self._of_all:
+                self._deliver(event, readers, owners)
+        self.position = events[-1].position
+
+    def relay(self, frame: Frame) -> None:
+        """Give a provisional frame of a running turn, or its failure, to those who watch the conversation."""
+        if readers := self._of_conversation.get(frame.body["conversation_id"]):
+            if "position" in frame.body or (frame.is_final and frame.type != FAILED):
+                return
+            item = FeedItem(frame.type, None, frame.body)
+            for reader in readers:
+                reader.offer(item)
+
+    def close(self) -> None:
+        """End all feeds, so that their clients connect again, elsewhere."""
+        self.is_closed = True
+        for reader in [*self._of_all, *(one for some in self._of_conversation.values() for one in some)]:
+            reader.woken.set()
+
+    # --- for readers ---------------------------------------------------------------------------------
+
+    async def watch(
+        self, after: int | None, *, conversation_id: str | None = None, owner: str | None = None
+    ) -> AsyncIterator[list[FeedItem]]:
+        """Yield what comes after a position (None: from now on) for ever: in order, no gap, no repeat."""
+        position = await self._log.head() if after is None else after
+        reader = self._subscribe(conversation_id, owner)
+        try:
+            while not self.is_closed:
+                if position < reader.since or reader.is_behind:
+                    page, position = await self._page(reader, position)
+                    if page:
+                        yield page
+                    continue
+                await reader.woken.wait()
+                fresh = [item for item in reader.take() if item.position is None or item.position > position]
+                if fresh:
+                    yield fresh
+                    position = max([position, *(item.position for item in fresh if item.position)])
+        finally:
+            self._unsubscribe(reader)
+
+    async def _page(self, reader: Subscription, position: int) -> tuple[list[FeedItem], int]:
+        """Read the next page of the log for a reader who is behind, and its new position."""
+        if reader.is_behind:
+            reader.catch_up_from(self.position)
+        events, reached = await self._log.after(
+            position, PAGE, conversation_id=reader.conversation_id, owner=reader.owner
+        )
+        # What is behind `since` is, or will be, in the queue.
+        page = [feed_item(event) for event in events if event.position <= reader.since]
+        return page, reader.since if reached is None else min(reached, reader.since)
+
+    def _subscribe(self, conversation_id: str | None, owner: str | None) -> Subscription:
+        reader = Subscription(conversation_id, owner, self.position)
+        (self._of_conversation[conversation_id] if conversation_id else self._of_all).add(reader)
+        return reader
+
+    def _unsubscribe(self, reader: Subscription) -> None:
+        self._of_all.discard(reader)
+        if reader.conversation_id in self._of_conversation:
+            self._of_conversation[reader.conversation_id].discard(reader)
+            if not self._of_conversation[reader.conversation_id]:
+                del self._of_conversation[reader.conversation_id]
+
+    # --- delivering ----------------------------------------------------------------------------------
+
+    def _deliver(
+        self, event: LoggedEvent, readers: set[Subscription] | tuple[()], owners: Mapping[str, str]
+    ) -> None:
+        item = feed_item(event)
+        for reader in readers:
+            reader.offer(item)
+        for reader in self._of_all:
+            if reader.owner is None or reader.owner == owners.get(event.conversation_id):
+                reader.offer(item)
+
+    async def _owners_of(self, events: Sequence[LoggedEvent]) -> Mapping[str, str]:
+        """Return whose the events are, where a reader of all conversations may see only their own."""
+        if all(reader.owner is None for reader in self._of_all):
+            return {}
+        if len(self._owners) > 100_000:
+            self._owners.clear()
+        for conversation_id in {event.conversation_id for event in events} - self._owners.keys():
+            if owner := await self._log.owner_of(conversation_id):
+                self._owners[conversation_id] = owner
+        return self._owners
+
+
+def feed_item(event: LoggedEvent) -> FeedItem:
+    """Return an event as a feed says it."""
+    about = {"conversation_id": event.conversation_id, "turn_id": event.turn_id}
+    return FeedItem(event.type, event.position, {**about, **event_fields(event)})

@@ -1,0 +1,94 @@
+"""The one reader of a process that follows the log: a LISTEN for hints, a poll behind it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import psycopg
+import structlog
+from psycopg.rows import class_row
+
+from application.ports import LoggedEvent
+from infrastructure.postgres.chunks import CHUNKS_CHANNEL
+from infrastructure.postgres.connections import arguments
+from infrastructure.postgres.log import Row
+from infrastructure.postgres.notifier import CHANNEL
+
+PAGE = 1000
+_PAGE = (
+    "SELECT position, stream, version, type, conversation, turn, actor, recorded_at, data"
+    " FROM log WHERE position > %b ORDER BY position LIMIT %b"
+)
+
+logger = structlog.get_logger("minutebook.tailer")
+
+
+class Tailer:
+    """Follows the log from where it stands now, and tells what is new; times are seconds.
+
+    Notifications are hints: without them everything still comes within `poll_s`. The connection
+    comes back by itself, and goes on behind the last event it has told.
+    """
+
+    def __init__(
+        self,
+        conninfo: str,
+        decode: Callable[[Row], LoggedEvent],
+        publish: Callable[[Sequence[LoggedEvent]], Awaitable[None]],
+        on_chunks: Callable[[], None],
+        poll_s: float = 0.2,
+    ) -> None:
+        self._conninfo = conninfo
+        self._decode = decode
+        self._publish = publish
+        self._on_chunks = on_chunks
+        self._poll_s = poll_s
+        self._task: asyncio.Task[None] | None = None
+        self.position = 0
+
+    def start(self, position: int) -> None:
+        """Begin to follow, after this position."""
+        self.position = position
+        self._task = asyncio.create_task(self._run(), name="tailer")
+
+    async def stop(self) -> None:
+        """Stop following."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        pause = 0.05
+        while True:
+            try:
+                async with await self._connected() as connection:
+                    pause = 0.05
+                    await self._follow(connection)
+            except (psycopg.Error, OSError):
+                logger.warning("tailer_disconnected", position=self.position)
+            except Exception:
+                logger.exception("tailer_broke", position=self.position)
+            await asyncio.sleep(pause)
+            pause = min(2.0, pause * 2)
+
+    async def _connected(self) -> psycopg.AsyncConnection:
+        settings = arguments("minutebook tailer", statement_timeout_s=30)
+        return await psycopg.AsyncConnection.connect(self._conninfo, **settings)
+
+    async def _follow(self, connection: psycopg.AsyncConnection) -> None:
+        for channel in (CHANNEL, CHUNKS_CHANNEL):
+            await connection.execute(f"LISTEN {channel}".encode())
+        while True:
+            while await self._tell_page(connection) == PAGE:
+                pass
+            async for hint in connection.notifies(timeout=self._poll_s, stop_after=1):
+                if hint.channel == CHUNKS_CHANNEL:
+                    self._on_chunks()
+
+    async def _tell_page(self, connection: psycopg.AsyncConnection) -> int:
+        cursor = connection.cursor(binary=True, row_factory=class_row(Row))
+        await cursor.execute(_PAGE, (self.position, PAGE), prepare=True)
+        rows = await cursor.fetchall()
+        if rows:
+            await self._publish([self._decode(row) for row in rows])
+            self.position = rows[-1].position
+        return len(rows)

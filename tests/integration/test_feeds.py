@@ -1,0 +1,111 @@
+"""Everybody who watches sees the same thing, as it happens, from any position, in any process."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+
+from tests.serving import Serving, SseFrame, feed_items, serving
+
+
+@asynccontextmanager
+async def feed(
+    server: Serving, path: str, cursor: str | None = None
+) -> AsyncIterator[AsyncIterator[SseFrame]]:
+    headers = {"Last-Event-ID": cursor} if cursor else {}
+    async with server.client.http.stream("GET", path, headers=headers, timeout=20) as response:
+        assert response.status_code == 200, await response.aread()
+        yield feed_items(response)
+
+
+async def take(items: AsyncIterator[SseFrame], until: str) -> list[SseFrame]:
+    """Read up to and with the first item of this type."""
+    seen: list[SseFrame] = []
+    async with asyncio.timeout(15):
+        async for item in items:
+            seen.append(item)
+            if item.type == until:
+                return seen
+    raise AssertionError(f"the feed ended before {until}")
+
+
+async def test_a_feed_from_the_start_says_what_the_log_says_and_goes_on_live(database_url: str) -> None:
+    async with serving(database_url) as server:
+        first = await server.client.say("help", conversation_id="c")
+        async with feed(server, "/v1/conversations/c/feed", "0") as items:
+            seen = await take(items, "conversation.assistant_message_sent")
+            second = asyncio.create_task(server.client.say("help again", conversation_id="c"))
+            seen += await take(items, "conversation.assistant_message_sent")
+            committed = [frame for frame in [*first, *await second] if "position" in frame.data]
+    stored = [item for item in seen if item.id is not None]
+    assert [item.id for item in stored] == [str(frame.data["position"]) for frame in committed]
+    assert [item.data["data"] for item in stored] == [frame.data["data"] for frame in committed]
+    provisional = [item.type for item in seen if item.id is None]
+    assert "turn.started" in provisional
+    assert "turn.delta" in provisional
+
+
+async def test_a_feed_goes_on_behind_any_position_without_a_gap_or_a_repeat(database_url: str) -> None:
+    async with serving(database_url) as server:
+        for number in range(5):
+            await server.client.say(f"message {number}", conversation_id="c")
+        async with feed(server, "/v1/feed", "0") as items:
+            whole = [item for item in await _all(items) if item.id]
+        for cut in range(len(whole)):
+            async with feed(server, "/v1/feed", whole[cut].id) as items:
+                rest = await _all(items)
+            assert [item.id for item in rest] == [item.id for item in whole[cut + 1 :]]
+
+
+async def _all(items: AsyncIterator[SseFrame]) -> list[SseFrame]:
+    """Read until nothing comes for a moment."""
+    seen: list[SseFrame] = []
+    try:
+        while True:
+            async with asyncio.timeout(0.3):
+                seen.append(await anext(items))
+    except TimeoutError:
+        return seen
+
+
+async def test_a_turn_of_one_process_is_watched_from_another_with_its_deltas(database_url: str) -> None:
+    async with serving(database_url, demo_delay_s=0.02) as here, serving(database_url) as there:
+        said = asyncio.create_task(here.client.say("long 60", conversation_id="c", turn_id="t"))
+        await asyncio.sleep(0.4)
+        mirrored = await there.client.read_turn("t")
+        own = await said
+    assert [frame for frame in mirrored if frame.type == "turn.delta"]
+    assert mirrored == own
+
+
+async def test_a_feed_in_another_process_shows_what_is_being_said(database_url: str) -> None:
+    async with serving(database_url, demo_delay_s=0.02) as here, serving(database_url) as there:
+        await here.client.say("help", conversation_id="c")
+        async with feed(there, "/v1/conversations/c/feed") as items:
+            said = asyncio.create_task(here.client.say("long 60", conversation_id="c"))
+            seen = await take(items, "conversation.assistant_message_sent")
+            await said
+    deltas = "".join(item.data["text"] for item in seen if item.type == "turn.delta")
+    assert deltas, "nothing was shared while it was being said"
+    assert (
+        seen[-1].data["data"]["content"].startswith(deltas)
+    )  # the last words may be overtaken by the commit
+
+
+async def test_somebody_elses_conversation_has_no_feed(database_url: str) -> None:
+    async with serving(database_url, identity_header="X-Subject") as server:
+        ann, bob = server.as_subject("ann"), server.as_subject("bob")
+        await server.client.say("help", conversation_id="c", headers=ann)
+        response = await server.client.http.get("/v1/conversations/c/feed", headers=bob)
+        assert (response.status_code, response.json()["code"]) == (404, "conversation_not_found")
+        async with server.client.http.stream("GET", "/v1/feed?after=0", headers=bob) as stream:
+            assert await _all(feed_items(stream)) == []
+        async with server.client.http.stream("GET", "/v1/feed?after=0", headers=ann) as stream:
+            assert len(await _all(feed_items(stream))) > 3
+
+
+async def test_a_bad_cursor_is_refused(database_url: str) -> None:
+    async with serving(database_url) as server:
+        response: httpx.Response = await server.client.http.get("/v1/feed?after=1.2")
+        assert (response.status_code, response.json()["code"]) == (422, "invalid_cursor")
