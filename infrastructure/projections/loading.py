@@ -1,0 +1,129 @@
+"""One part of a rebuild: the log read through COPY, folded in memory, written through COPY."""
+
+import gc
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from multiprocessing.connection import Connection
+from typing import Final
+
+import psycopg
+
+from application.ports import LoggedEvent
+from infrastructure.projections.advancing import FoldError
+from infrastructure.projections.checkpoints import RebuildMark
+from infrastructure.projections.connecting import connect
+from infrastructure.projections.read_model import ReadModel, RowKey, Rows
+from infrastructure.projections.reading import read_range
+from infrastructure.projections.writing import Store
+
+RANGE: Final = 50_000  # positions between two checkpoints
+_CHUNK: Final = 2_000  # events whose rows are looked up together
+_KEPT_ROWS: Final = 150_000  # in memory beyond one range
+_FIRST_EVENT: Final = "conversation.started"
+
+# What a part tells the process that started it: (part, position reached, what went wrong).
+Report = tuple[int, int, tuple[int, str] | None]
+
+
+class PartOver(Exception):  # noqa: N818 (nothing is wrong: another one does this part)
+    """Another process has moved this part's checkpoint."""
+
+
+class Loader:
+    """Loads one part of the conversations into the tables of a rebuild, range by range.
+
+    A conversation whose first event was seen here has all its rows in memory; those of others are
+    looked up. Memory is bounded: when too many rows are kept, all are forgotten and looked up again.
+    """
+
+    def __init__(self, model: ReadModel, mark: RebuildMark, suffix: str, parts: int) -> None:
+        self._model = model
+        self._mark = mark
+        self._store = Store(model, suffix)
+        self._parts = parts
+        self._rows = Rows()
+        self._known: set[str] = set()  # conversations with all their rows in memory
+
+    def load(self, reading: psycopg.Connection, writing: psycopg.Connection, first: int, last: int) -> None:
+        """Fold the events above `first` up to `last`. Raises `FoldError`, `PartOver`."""
+        types = self._model.types | {_FIRST_EVENT}
+        events = read_range(reading, first, last, types, self._mark.part, self._parts)
+        while chunk := list(islice(events, _CHUNK)):
+            self._look_up(writing, chunk)
+            self._fold(chunk)
+        with writing.transaction():
+            if not self._mark.move(writing, first, last):
+                raise PartOver
+            self._store.bulk_write(writing, self._rows)
+        self._keep()
+
+    def _look_up(self, connection: psycopg.Connection, events: Iterable[LoggedEvent]) -> None:
+        rows, wanted = self._rows, set[RowKey]()
+        for event in events:
+            if event.type == _FIRST_EVENT:
+                self._known.add(event.conversation_id)
+            if event.conversation_id not in self._known and event.type in self._model.types:
+                wanted.update(
+                    about
+                    for about in self._keys(event)
+                    if about not in rows.loaded and about not in rows.changed and about not in rows.dropped
+                )
+        if wanted:
+            rows.loaded.update(self._store.load(connection, wanted))
+
+    def _keys(self, event: LoggedEvent) -> Iterable[RowKey]:
+        try:
+            return list(self._model.keys(event))
+        except Exception as error:
+            raise FoldError(event.position, error) from error
+
+    def _fold(self, events: Iterable[LoggedEvent]) -> None:
+        model, rows, types = self._model, self._rows, self._model.types
+        fold = model.fold
+        for event in events:
+            if event.type in types:
+                try:
+                    fold(rows, event)
+                except Exception as error:
+                    raise FoldError(event.position, error) from error
+
+    def _keep(self) -> None:
+        """Hold on to what was written, for the next range."""
+        loaded = self._rows.loaded
+        for about in self._rows.dropped:
+            loaded.pop(about, None)
+        loaded.update(self._rows.changed)
+        if len(loaded) > _KEPT_ROWS:
+            loaded, self._known = {}, set()
+        self._rows = Rows(loaded)
+
+
+def load_part(
+    url: str, model: ReadModel, mark: RebuildMark, suffix: str, parts: int,
+    position: int, target: int, reports: Connection,
+) -> None:  # fmt: skip
+    """Load one part up to `target`: the life of a worker process. Ends when its parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    gc.disable()  # rows have no cycles, and there are many of them
+    parent = os.getppid()
+    loader = Loader(model, mark, suffix, parts)
+    try:
+        with connect(url, "rebuild read") as reading, connect(url, "rebuild write") as writing:
+            for last in _ends(position, target):
+                loader.load(reading, writing, position, last)
+                position = last
+                reports.send((mark.part, position, None))
+                if os.getppid() != parent:
+                    return
+    except FoldError as failure:
+        reports.send((mark.part, position, (failure.position, failure.why)))
+    except (PartOver, psycopg.Error) as error:
+        reports.send((mark.part, position, (0, f"{type(error).__name__}: {error}")))
+
+
+def _ends(position: int, target: int) -> Iterator[int]:
+    while position < target:
+        position = min(position + RANGE, target)
+        yield position

@@ -1,0 +1,141 @@
+"""The log as the folds read it: in pages while following it, as a stream of COPY while rebuilding."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import Any, Final, cast
+
+import psycopg
+from eventsourcing.utils import resolve_topic
+from psycopg import sql
+
+from application.ports import LoggedEvent
+from infrastructure.postgres.log import Row
+from infrastructure.postgres.mapper import MinutesMapper
+
+COLUMNS: Final = "position, stream, version, type, conversation, turn, actor, recorded_at, data"
+_TYPES: Final = ("int8", "text", "int4", "text", "text", "text", "text", "timestamptz", "bytea")
+# At most so many events, and of big ones only as many as it takes to pass so many bytes.
+_PAGE: Final = f"""
+    SELECT {COLUMNS} FROM (
+        SELECT {COLUMNS}, sum(octet_length(data)) OVER (ORDER BY position) - octet_length(data) AS before
+          FROM (SELECT {COLUMNS} FROM log
+                 WHERE position > %s AND position <= %s ORDER BY position LIMIT %s) AS l
+    ) AS sized WHERE before < %s ORDER BY position"""
+_RANGE: Final = f"""
+    COPY (SELECT {COLUMNS} FROM log
+           WHERE position > {{first}} AND position <= {{last}} AND type IN ({{types}})
+             AND (hashtext(conversation) & 2147483647) % {{parts}} = {{part}}
+           ORDER BY position) TO STDOUT (FORMAT binary)"""
+PAGE_EVENTS: Final = 500
+_PAGE_BYTES: Final = 4 * 1024 * 1024
+_NO_LIMIT: Final = 2**63 - 1
+
+_mapper = MinutesMapper()
+_json = json.JSONDecoder()
+
+
+class StoredEvent:
+    """A `LoggedEvent` that decodes its data when somebody asks for it, once."""
+
+    __slots__ = (
+        "_data", "actor", "conversation_id", "position", "raw", "recorded_at", "stream", "turn_id", "type",
+        "version",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        position: int,
+        stream: str,
+        version: int,
+        type: str,  # noqa: A002 (its name, everywhere)
+        conversation: str,
+        turn: str,
+        actor: str,
+        recorded_at: datetime,
+        raw: bytes,
+    ) -> None:
+        self.position = position
+        self.stream = stream
+        self.version = version
+        self.type = type
+        self.conversation_id = conversation
+        self.turn_id = turn
+        self.actor = actor
+        self.recorded_at = recorded_at
+        self.raw = raw
+        self._data: Mapping[str, Any] | None = None
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """What the event itself says, upcast to today."""
+        if self._data is None:
+            self._data = self._decoded()
+        return self._data
+
+    def _decoded(self) -> Mapping[str, Any]:
+        data: dict[str, Any] = _json.decode(self.raw.decode())
+        if data.pop("class_version", 1) == _present_version(self.type):
+            return data
+        row = Row(
+            self.position, self.stream, self.version, self.type, self.conversation_id, self.turn_id,
+            self.actor, self.recorded_at, self.raw,
+        )  # fmt: skip
+        return _mapper.to_logged(row).data
+
+
+# A fold sees the same attributes either way.
+_event = cast("Callable[..., LoggedEvent]", StoredEvent)
+
+
+@cache
+def _present_version(topic: str) -> int:
+    return int(getattr(resolve_topic(topic), "class_version", 1))
+
+
+@dataclass(frozen=True)
+class Page:
+    """All events with positions above `after` and up to `last`."""
+
+    after: int
+    last: int
+    events: Sequence[LoggedEvent]
+
+    def until(self, last: int) -> "Page":
+        """Return the part of the page that ends at this position."""
+        return Page(self.after, last, [event for event in self.events if event.position <= last])
+
+
+def read_page(
+    connection: psycopg.Connection, after: int, last: int = _NO_LIMIT, size: int = PAGE_EVENTS
+) -> Page:
+    """Return the next events, up to the position `last`; the page ends where it began when there are none."""
+    cursor = connection.cursor(binary=True)
+    cursor.execute(_PAGE.encode(), [after, last, size, _PAGE_BYTES], prepare=True)
+    events = [_event(*values) for values in cursor]
+    return Page(after, events[-1].position if events else after, events)
+
+
+def read_range(
+    connection: psycopg.Connection, first: int, last: int, types: frozenset[str], part: int, parts: int
+) -> Iterator[LoggedEvent]:
+    """Stream the events of these types above `first` and up to `last`: one part of the conversations."""
+    statement = sql.SQL(_RANGE).format(
+        first=sql.Literal(first),
+        last=sql.Literal(last),
+        types=sql.SQL(", ").join(map(sql.Literal, sorted(types))),
+        part=sql.Literal(part),
+        parts=sql.Literal(parts),
+    )
+    with connection.cursor().copy(statement) as copy:
+        copy.set_types(_TYPES)
+        for values in copy.rows():
+            yield _event(*values)
+
+
+def head_of(connection: psycopg.Connection) -> int:
+    """Return the position of the newest event, 0 for an empty log."""
+    row = connection.execute("SELECT position FROM log_head").fetchone()
+    return int(row[0]) if row else 0

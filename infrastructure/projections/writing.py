@@ -1,0 +1,186 @@
+"""The tables of a read model: made, loaded, written and dropped."""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, Final
+
+import psycopg
+
+from infrastructure.projections.read_model import Key, ReadModel, Row, RowKey, Rows, Table
+
+_JSON: Final = frozenset({"json", "jsonb"})
+_GRANT: Final = "SELECT FROM pg_roles WHERE rolname = 'minutebook_app'"
+
+
+class Store:
+    """The tables of one read model; those of a rebuild have names that end in a suffix of their own."""
+
+    def __init__(self, model: ReadModel, suffix: str = "") -> None:
+        self.tables = {table.name: _Table(table, suffix) for table in model.tables}
+
+    def create(self, connection: psycopg.Connection) -> None:
+        """Make the tables, with their keys and without further indexes."""
+        for table in self.tables.values():
+            connection.execute(table.create)
+            if connection.execute(_GRANT).fetchone():
+                connection.execute(table.grant)
+
+    def create_indexes(self, connection: psycopg.Connection) -> None:
+        """Make the indexes, once the tables are full."""
+        for table in self.tables.values():
+            for statement in table.indexes:
+                connection.execute(statement)
+            connection.execute(table.analyze)
+
+    def exists(self, connection: psycopg.Connection) -> bool:
+        """Return whether all the tables are there."""
+        names = [table.name for table in self.tables.values()]
+        row = connection.execute(
+            "SELECT count(to_regclass(quote_ident(name))) FROM unnest(%s::text[]) AS t (name)", [names]
+        ).fetchone()
+        return row is not None and row[0] == len(names)
+
+    def drop(self, connection: psycopg.Connection) -> None:
+        """Drop the tables that are there."""
+        for table in self.tables.values():
+            connection.execute(table.drop)
+
+    def load(self, connection: psycopg.Connection, keys: Iterable[RowKey]) -> dict[RowKey, Row]:
+        """Return those of the rows that are there, in one query a table."""
+        asked: dict[str, list[Key]] = defaultdict(list)
+        for name, key in keys:
+            asked[name].append(key)
+        loaded: dict[RowKey, Row] = {}
+        for name, wanted in asked.items():
+            loaded.update(self.tables[name].load(connection, wanted))
+        return loaded
+
+    def write(self, connection: psycopg.Connection, rows: Rows) -> None:
+        """Write what was put and dropped, over what is there."""
+        for name, (changed, dropped) in _by_table(rows).items():
+            table = self.tables[name]
+            table.delete_rows(connection, dropped)
+            table.upsert_rows(connection, changed)
+
+    def bulk_write(self, connection: psycopg.Connection, rows: Rows) -> None:
+        """Write the same through COPY; only rows in `rows.loaded` may be in the tables already."""
+        for name, (changed, dropped) in _by_table(rows).items():
+            table = self.tables[name]
+            stored = [table.key_of(row) for row in changed if (name, table.key_of(row)) in rows.loaded]
+            table.delete_rows(connection, [*stored, *dropped])
+            table.copy_rows(connection, changed)
+
+
+def _by_table(rows: Rows) -> dict[str, tuple[list[Row], list[Key]]]:
+    written: dict[str, tuple[list[Row], list[Key]]] = defaultdict(lambda: ([], []))
+    for (name, _), row in rows.changed.items():
+        written[name][0].append(row)
+    for name, key in rows.dropped:
+        written[name][1].append(key)
+    return written
+
+
+class _Table:
+    """The statements of one table."""
+
+    def __init__(self, table: Table, suffix: str) -> None:
+        self._base = table.name
+        self.name = name = f"{table.name}{suffix}"
+        self.key_of = table.key_of
+        self._names = tuple(table.columns)
+        self._encoders = tuple(_encoder(kind) for kind in table.columns.values())
+        self._key_encoders = tuple(_encoder(table.columns[column]) for column in table.key)
+        names, key = ", ".join(self._names), ", ".join(table.key)
+        columns = ", ".join(f"{column} {kind}" for column, kind in table.columns.items())
+        values = ", ".join(f"%s::{_plain_type(kind)}" for kind in table.columns.values())
+        rest = [column for column in self._names if column not in table.key]
+        updates = ", ".join(f"{column} = excluded.{column}" for column in rest)
+        arrays = ", ".join(f"%s::{_plain_type(table.columns[column])}[]" for column in table.key)
+        matches = " AND ".join(f"t.{column} = k.{column}" for column in table.key)
+        self.create = f"CREATE TABLE {name} ({columns}, PRIMARY KEY ({key}))".encode()
+        self.grant = f"GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO minutebook_app".encode()
+        self.drop = f"DROP TABLE IF EXISTS {name}".encode()
+        self.indexes = [f"CREATE INDEX ON {name} {index}".encode() for index in table.indexes]
+        self.analyze = f"ANALYZE {name}".encode()
+        self._select = (
+            f"SELECT {', '.join(f't.{column}' for column in self._names)}"
+            f"  FROM unnest({arrays}) AS k ({key}) JOIN {name} t ON {matches}"
+        ).encode()
+        self._delete = f"DELETE FROM {name} t USING unnest({arrays}) AS k ({key}) WHERE {matches}".encode()
+        self._upsert = (
+            f"INSERT INTO {name} ({names}) VALUES ({values}) ON CONFLICT ({key}) DO "
+            + (f"UPDATE SET {updates}" if rest else "NOTHING")
+        ).encode()
+        self._copy = f"COPY {name} ({names}) FROM STDIN".encode()
+
+    def load(self, connection: psycopg.Connection, keys: Collection[Key]) -> dict[RowKey, Row]:
+        # A key may have been cleaned on its way into the table; the fold asks for it as it was.
+        asked = {self._clean(key): key for key in keys}
+        cursor = connection.execute(self._select, self._arrays(asked), prepare=True)
+        rows = (dict(zip(self._names, values, strict=True)) for values in cursor)
+        return {(self._base, asked[self.key_of(row)]): row for row in rows}
+
+    def delete_rows(self, connection: psycopg.Connection, keys: Collection[Key]) -> None:
+        if keys:
+            connection.execute(self._delete, self._arrays(map(self._clean, keys)), prepare=True)
+
+    def upsert_rows(self, connection: psycopg.Connection, rows: Collection[Row]) -> None:
+        if rows:
+            connection.cursor().executemany(self._upsert, [self._encoded(row) for row in rows])
+
+    def copy_rows(self, connection: psycopg.Connection, rows: Collection[Row]) -> None:
+        if rows:
+            with connection.cursor().copy(self._copy) as copy:
+                for row in rows:
+                    copy.write_row(self._encoded(row))
+
+    def _encoded(self, row: Row) -> list[Any]:
+        return [encode(row[name]) for name, encode in zip(self._names, self._encoders, strict=True)]
+
+    def _clean(self, key: Key) -> Key:
+        return tuple(encode(part) for encode, part in zip(self._key_encoders, key, strict=True))
+
+    def _arrays(self, keys: Iterable[Key]) -> list[list[Any]]:
+        return [list(column) for column in zip(*keys, strict=True)]
+
+
+def _plain_type(kind: str) -> str:
+    """Return the type of a column, without what else its definition says."""
+    return kind.upper().partition(" NOT NULL")[0].partition(" DEFAULT")[0]
+
+
+def _encoder(kind: str) -> Callable[[Any], Any]:
+    base = _plain_type(kind).lower()
+    if base in _JSON:
+        return _json_text if base == "json" else _jsonb_text
+    return _text if base.startswith(("text", "varchar")) and "[" not in base else _as_it_is
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _text(value: str | None) -> str | None:
+    """Return a text as PostgreSQL takes it: it knows no NUL and no half of a surrogate pair."""
+    if value is None or (value.isascii() and "\0" not in value):
+        return value
+    return value.replace("\0", "\ufffd").encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
+def _json_text(value: Any) -> str | None:
+    return None if value is None else json.dumps(value, separators=(",", ":"))
+
+
+def _jsonb_text(value: Any) -> str | None:
+    text = _json_text(value)
+    return _json_text(_clean(value)) if text is not None and "\\u" in text else text
+
+
+def _clean(value: Any) -> Any:
+    """Return a JSON value without the texts that jsonb refuses."""
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, dict):
+        return {_text(key): _clean(item) for key, item in value.items()}
+    return [_clean(item) for item in value] if isinstance(value, list | tuple) else value
