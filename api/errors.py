@@ -50,6 +50,7 @@ STATUS: Final[Mapping[str, int]] = {
     "shutting_down": 503,
     "store_unavailable": 503,
     "turn_abandoned": 503,
+    "position_not_reached": 503,
     "model_rate_limited": 503,
     "model_timeout": 504,
 }

@@ -54,6 +54,7 @@ class Settings(BaseSettings):
     )
     grace_s: float = Field(10.0, ge=0, le=3600, description="How long turns may finish at shutdown.")
     busy_wait_s: float = Field(5.0, ge=0, le=300, description="How long results wait for a running turn.")
+    read_wait_s: float = Field(5.0, ge=0, le=300, description="How long reads wait for a position.")
     max_switches: Count = Field(50, description="How often a conversation may switch agents.")
     max_universal_switches: Count = Field(100, description="The same while the universal agent is on.")
     max_model_calls: Count = Field(25, description="How many model calls one turn may make.")

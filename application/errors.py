@@ -146,6 +146,13 @@ class ForbiddenError(MinutebookError):
 
 
 class InvalidCursorError(MinutebookError):
-    """The cursor is not valid: it reads <attempt>.<seq>."""
+    """The cursor is not valid: {reason}."""
 
     code = "invalid_cursor"
+
+
+class PositionNotReachedError(MinutebookError):
+    """What you ask for stands at position {position} and has not yet got to {min_position}."""
+
+    code = "position_not_reached"
+    retryable = True

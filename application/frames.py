@@ -99,7 +99,7 @@ def seq_after(cursor: str | None, attempt: int) -> int:
         return 0
     first, dot, second = cursor.partition(".")
     if not (dot and _is_number(first) and _is_number(second)):
-        raise InvalidCursorError
+        raise InvalidCursorError(reason="it reads <attempt>.<seq>")
     return int(second) if int(first) == attempt else 0
 
 

@@ -25,11 +25,17 @@ def failure_of(row: TurnRow) -> MinutebookError:
     """Return the error a turn ended with, as its terminal frame said it."""
     if row.state == "abandoned":
         return TurnAbandonedError()
+    return error_of(row.code or "", (row.outcome or {}).get("message", ""))
+
+
+def error_of(code: str, message: str) -> MinutebookError:
+    """Return the error that a terminal frame tells of."""
     if not _BY_CODE:
         _BY_CODE.update({kind.code: kind for kind in error_kinds()})
-    kind = _BY_CODE[row.code or ""]
+    kind = _BY_CODE[code]
     error = kind.__new__(kind)
-    Exception.__init__(error, (row.outcome or {}).get("message", ""))
+    Exception.__init__(error, message)
+    error.details = {}
     return error
 
 

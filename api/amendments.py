@@ -1,0 +1,58 @@
+"""Renaming, archiving and reopening a conversation over HTTP: a turn like any other, answered as a whole."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Request
+from fastapi.responses import Response
+
+from api.auth import Chatter
+from api.body import read_body
+from api.reading import ConversationId, TheReads, answered
+from api.reads import conversation_of
+from application.errors import PositionNotReachedError
+from application.frames import FAILED, Frame
+from application.protocol import Amend, parsed_amendment, parsed_json
+from application.replay import error_of
+from application.turns import Following, TurnService
+from domain.errors import ConversationNotFoundError
+
+router = APIRouter(prefix="/v1", tags=["conversations"])
+
+_AMENDMENT: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": Amend.model_json_schema()}}}
+}
+
+
+@router.patch("/conversations/{conversation_id}", openapi_extra=_AMENDMENT)
+async def amend_conversation(
+    conversation_id: ConversationId,
+    request: Request,
+    caller: Chatter,
+    reads: TheReads,
+    idempotency_key: Annotated[str | None, Header(description="The id of the turn this makes.")] = None,
+) -> Response:
+    """Rename, archive or reopen a conversation; 202 where it is stored and the list is not there yet."""
+    turns: TurnService = request.app.state.turns
+    value = parsed_json(await read_body(request, request.app.state.limits.message_bytes))
+    asked = parsed_amendment(conversation_id, idempotency_key, value)
+    following = await turns.submit(asked, caller.subject)
+    position = await _position_of(following)
+    body = {"turn_id": following.row.turn_id}
+    try:
+        answer = await conversation_of(reads, caller.subject, conversation_id, position)
+    except (PositionNotReachedError, ConversationNotFoundError):
+        late = answered(request, position, {**body, "conversation": None})
+        late.status_code = 202
+        return late
+    return answered(request, answer.position, {**body, "conversation": answer.value})
+
+
+async def _position_of(following: Following) -> int:
+    """Read a turn to its end and return where its last event stands, 0 without any. Raises its failure."""
+    last: Frame | None = None
+    async for batch in following.frames:
+        last = batch[-1]
+    assert last, "a turn's stream ends in a terminal frame"  # noqa: S101
+    if last.type == FAILED:
+        raise error_of(last.body["code"], last.body["message"])
+    return int(last.body["last_position"] or 0)

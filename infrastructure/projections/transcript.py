@@ -1,0 +1,285 @@
+"""The transcripts: one row for each thing said, asked, planned or changed, with what became of it."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Final
+
+from application.ports import LoggedEvent
+from application.queries import Answer, Entry, Hit, Page, Piece, Range, page_of
+from infrastructure.postgres.pool import Pool
+from infrastructure.projections.asking import Asker, conditions
+from infrastructure.projections.read_model import Row, RowKey, Rows, Table
+from infrastructure.projections.values import from_json, named, owner_of, plain_text, to_json
+
+Data = Mapping[str, Any]
+
+# As much of a text is searched: a tsvector holds a megabyte, and a text may be as large.
+_WORDS: Final = "to_tsvector('simple', left(text, 50000))"
+
+TRANSCRIPTS: Final = Table(
+    name="read_transcripts", columns={"conversation": "text", "owner": "text"}, key=("conversation",)
+)
+ENTRIES: Final = Table(
+    name="read_entries",
+    columns={
+        "conversation": "text",
+        "entry": "text",  # <kind>:<id>, by which later events find it
+        "owner": "text",
+        "position": "bigint",
+        "kind": "text",
+        "actor": "text",
+        "agent": "text",
+        "text": "text",
+        "recorded_at": "timestamptz",
+        "changed_position": "bigint",
+        "detail": "text",  # JSON
+    },
+    key=("conversation", "entry"),
+    indexes=(
+        "(conversation, position)",
+        "(owner, position) WHERE text IS NOT NULL",
+        f"USING gin ({_WORDS}) WHERE text IS NOT NULL",
+    ),
+)
+
+
+class Transcript:
+    """One row an entry. Its position is that of its first event, which orders the transcript."""
+
+    name: ClassVar[str] = "transcript"
+    version: ClassVar[int] = 1
+    tables: ClassVar[tuple[Table, ...]] = (TRANSCRIPTS, ENTRIES)
+    types: ClassVar[frozenset[str]]
+
+    def keys(self, event: LoggedEvent) -> Iterable[RowKey]:
+        """Return the row that knows the owner, and the entry where the event is about an earlier one."""
+        yield TRANSCRIPTS.name, (event.conversation_id,)
+        if about := _LATER.get(event.type):
+            yield ENTRIES.name, (event.conversation_id, about[0](event.data))
+
+    def fold(self, rows: Rows, event: LoggedEvent) -> None:
+        """Add an entry, or let one know what became of it."""
+        if event.type == "conversation.started":
+            row = {"conversation": event.conversation_id, "owner": owner_of(event.actor)}
+            rows.put(TRANSCRIPTS, row)
+        elif begin := _NEW.get(event.type):
+            _add(rows, event, *begin(event))
+        elif later := _LATER.get(event.type):
+            _change(rows, event, *later)
+
+
+def _add(rows: Rows, event: LoggedEvent, kind: str, id_: str, text: str | None, detail: Data) -> None:
+    about = rows.get(TRANSCRIPTS, event.conversation_id)
+    agent = event.data.get("agent")
+    row = {
+        "conversation": event.conversation_id,
+        "entry": f"{kind}:{id_}",
+        "owner": about["owner"] if about else "",
+        "position": event.position,
+        "kind": kind,
+        "actor": plain_text(event.actor),
+        "agent": agent and plain_text(agent),
+        "text": None if text is None else plain_text(text),
+        "recorded_at": event.recorded_at,
+        "changed_position": event.position,
+        "detail": to_json(detail),
+    }
+    rows.put(ENTRIES, row)
+
+
+def _change(rows: Rows, event: LoggedEvent, key: "KeyOf", become: "Become") -> None:
+    entry = rows.get(ENTRIES, event.conversation_id, key(event.data))
+    if entry:
+        detail = {**from_json(entry["detail"]), **become(event)}
+        rows.put(ENTRIES, {**entry, "changed_position": event.position, "detail": to_json(detail)})
+
+
+# --- what begins an entry: its kind, its id, its text, its detail ------------------------------------
+
+Begin = Callable[[LoggedEvent], tuple[str, str, str | None, Data]]
+
+
+def _message(role: str, *names: str) -> Begin:
+    def begin(event: LoggedEvent) -> tuple[str, str, str | None, Data]:
+        detail = {"role": role, **named(event.data, "message_id", *names)}
+        return "message", str(event.position), event.data["content"], detail
+
+    return begin
+
+
+def _call(event: LoggedEvent) -> tuple[str, str, str | None, Data]:
+    data = event.data
+    asked = named(data, "call_id", "model_call_id", "tool", "arguments", "requires_decision", "rule")
+    status = "awaiting_decision" if data["requires_decision"] else "awaiting_result"
+    return "call", data["call_id"], None, {**asked, "status": status, "decision": None, "outcome": None}
+
+
+def _plan(event: LoggedEvent) -> tuple[str, str, str | None, Data]:
+    data = event.data
+    proposed = named(data, "plan_id", "plan_version", "goal", "subtasks")
+    text = "\n".join([data["goal"], *(task["description"] for task in data["subtasks"])])
+    detail = {**proposed, "status": "in_review", "decision": None, "outcome": None}
+    return "plan", _version_of(data), text, detail
+
+
+def _subtask(event: LoggedEvent) -> tuple[str, str, str | None, Data]:
+    data = event.data
+    started = named(data, "plan_id", "subtask_id", "description")
+    return "subtask", _subtask_of(data), None, {**started, "status": "running", "outcome": None}
+
+
+def _switch(event: LoggedEvent) -> tuple[str, str, str | None, Data]:
+    return "switch", str(event.position), None, named(event.data, "from", "to", "reason", "requested_by")
+
+
+def _cancellation(event: LoggedEvent) -> tuple[str, str, str | None, Data]:
+    return "cancellation", str(event.position), None, {"turn_id": event.turn_id}
+
+
+_NEW: Final[Mapping[str, Begin]] = {
+    "conversation.user_message_received": _message("user"),
+    "conversation.assistant_message_sent": _message("assistant", "truncated", "finish_reason"),
+    "conversation.tool_call_requested": _call,
+    "conversation.plan_proposed": _plan,
+    "conversation.subtask_started": _subtask,
+    "conversation.turn_cancelled": _cancellation,
+    "agent.switched": _switch,
+}
+
+# --- what becomes of an entry: how it is found, and what its detail says from now on -------------------
+
+KeyOf = Callable[[Data], str]
+Become = Callable[[LoggedEvent], Data]
+
+
+def _version_of(data: Data) -> str:
+    return f"{data['plan_id']}/{data['plan_version']}"
+
+
+def _subtask_of(data: Data) -> str:
+    return f"{data['plan_id']}/{data['subtask_id']}"
+
+
+def _call_key(data: Data) -> str:
+    return f"call:{data['call_id']}"
+
+
+def _plan_key(data: Data) -> str:
+    return f"plan:{_version_of(data)}"
+
+
+def _subtask_key(data: Data) -> str:
+    return f"subtask:{_subtask_of(data)}"
+
+
+def _signed(event: LoggedEvent, said: Data) -> dict[str, Any]:
+    when = {"position": event.position, "recorded_at": event.recorded_at.isoformat()}
+    return {**said, "by": event.actor, **when}
+
+
+def _decided(decision: str, status: str, *names: str) -> Become:
+    def become(event: LoggedEvent) -> Data:
+        said = {"decision": decision, **named(event.data, *names)}
+        return {"status": status, "decision": _signed(event, said)}
+
+    return become
+
+
+def _ended(status: str, *names: str) -> Become:
+    def become(event: LoggedEvent) -> Data:
+        return {"status": status, "outcome": _signed(event, named(event.data, *names))}
+
+    return become
+
+
+_EDITED: Final = ("arguments_before", "arguments_after", "feedback")
+_LATER: Final[Mapping[str, tuple[KeyOf, Become]]] = {
+    "conversation.tool_call_approved": (
+        _call_key, _decided("approve", "awaiting_result", "arguments", "feedback")
+    ),
+    "conversation.tool_call_edited": (_call_key, _decided("edit", "awaiting_result", *_EDITED)),
+    "conversation.tool_call_rejected": (_call_key, _decided("reject", "rejected", "feedback")),
+    "conversation.tool_call_closed": (_call_key, _ended("closed", "reason", "detail")),
+    "conversation.tool_result_received": (_call_key, _ended("answered", "result", "error")),
+    "conversation.plan_approved": (_plan_key, _decided("approve", "in_execution", "feedback")),
+    "conversation.plan_modification_requested": (_plan_key, _decided("modify", "sent_back", "feedback")),
+    "conversation.plan_rejected": (_plan_key, _decided("reject", "rejected", "feedback")),
+    "conversation.plan_superseded": (_plan_key, _ended("superseded")),
+    "conversation.plan_completed": (_plan_key, _ended("completed")),
+    "conversation.plan_cancelled": (_plan_key, _ended("cancelled", "reason")),
+    "conversation.plan_failed": (_plan_key, _ended("failed", "reason")),
+    "conversation.subtask_completed": (_subtask_key, _ended("completed")),
+    "conversation.subtask_failed": (_subtask_key, _ended("failed", "reason")),
+}  # fmt: skip
+
+Transcript.types = frozenset({"conversation.started", *_NEW, *_LATER})
+
+# --- queries -----------------------------------------------------------------------------------------
+
+_CLAUSES: Final = {"after": "position > %(after)s", "before": "position < %(before)s"}
+_KNOWN: Final = (
+    f"EXISTS (SELECT FROM {TRANSCRIPTS.name} WHERE conversation = %(conversation)s AND owner = %(owner)s)"
+)
+# No text has these two characters in it that anybody would want to see: they mark what was found.
+_START, _STOP = "\x02", "\x03"
+_HEADLINE: Final = (
+    f"StartSel={_START}, StopSel={_STOP}, MaxFragments=2, MaxWords=24, MinWords=8, FragmentDelimiter= … "
+)
+
+
+class PostgresTranscripts:
+    """The transcripts, asked in PostgreSQL."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._asker = Asker(pool, Transcript.name)
+
+    async def page(
+        self, owner: str, conversation_id: str, wanted: Range, limit: int
+    ) -> Answer[Page[Entry] | None]:
+        """Return entries of one conversation, None where there is none for this owner."""
+        given = {
+            "conversation": conversation_id, "owner": owner, "limit": limit + 1,
+            "after": wanted.after, "before": wanted.before,
+        }  # fmt: skip
+        order = "position DESC" if wanted.newest_first else "position"
+        query = f"""
+            SELECT * FROM {ENTRIES.name}
+             WHERE conversation = %(conversation)s AND owner = %(owner)s AND {conditions(given, _CLAUSES)}
+             ORDER BY {order} LIMIT %(limit)s"""
+        found = await self._asker.ask(query, order, given, _KNOWN, kept_plan=True)
+        page = page_of([_entry(row) for row in found.rows], limit) if found.known else None
+        return Answer(found.position, page)
+
+    async def search(self, owner: str, words: str, before: int | None, limit: int) -> Answer[Page[Hit]]:
+        """Return the entries with these words in all conversations of the owner, newest first."""
+        given = {
+            "owner": owner, "words": words, "before": before, "limit": limit + 1, "headline": _HEADLINE,
+        }  # fmt: skip
+        query = f"""
+            SELECT conversation, position, kind, actor, recorded_at,
+                   ts_headline('simple', left(text, 50000), looked_for, %(headline)s) AS headline
+              FROM (SELECT entry.*, looked_for
+                      FROM websearch_to_tsquery('simple', %(words)s) AS looked_for, {ENTRIES.name} AS entry
+                     WHERE owner = %(owner)s AND text IS NOT NULL
+                       AND {_WORDS} @@ looked_for AND {conditions(given, _CLAUSES)}
+                     ORDER BY position DESC LIMIT %(limit)s) AS hit"""
+        found = await self._asker.ask(query, "position DESC", given)
+        return Answer(found.position, page_of([_hit(row) for row in found.rows], limit))
+
+
+def _entry(row: Row) -> Entry:
+    names = ("position", "kind", "actor", "agent", "text", "recorded_at", "changed_position")
+    return Entry(**{name: row[name] for name in names}, detail=from_json(row["detail"]))
+
+
+def _hit(row: Row) -> Hit:
+    names = ("position", "kind", "actor", "recorded_at")
+    fields = {name: row[name] for name in names}
+    return Hit(conversation_id=row["conversation"], highlight=_pieces(row["headline"]), **fields)
+
+
+def _pieces(headline: str) -> list[Piece]:
+    pieces: list[Piece] = []
+    for part in headline.split(_START):
+        found, stop, rest = part.rpartition(_STOP)
+        pieces += [Piece(text, match) for text, match in ((found, bool(stop)), (rest, False)) if text]
+    return pieces

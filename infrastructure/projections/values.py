@@ -1,0 +1,62 @@
+"""What the folds share: the names of all events, and values as the tables can hold them.
+
+The columns of read models are text, bigint, boolean and timestamptz. What is a list or an object is
+JSON in a text column: `jsonb` would round numbers and sort keys, and the order of a tool's
+arguments is what the person sees who decides on them.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from domain.agent import Agent
+from domain.aggregate import MinuteEvent, SignedAggregate
+from domain.conversation import Conversation
+
+_ENCODE: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
+_ENCODE_ESCAPED: Final = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
+def topics(aggregate: type[SignedAggregate]) -> frozenset[str]:
+    """Return the stored names of an aggregate's events."""
+    kinds = (kind for kind in vars(aggregate).values() if isinstance(kind, type))
+    return frozenset(kind.TOPIC for kind in kinds if issubclass(kind, MinuteEvent) and hasattr(kind, "TOPIC"))
+
+
+EVERY_EVENT: Final = topics(Conversation) | topics(Agent)
+
+
+def owner_of(actor: str) -> str:
+    """Return the subject that a conversation belongs to, from the actor of its first event."""
+    return plain_text(actor.removeprefix("user:"))
+
+
+def plain_text(text: str) -> str:
+    """Return the text as PostgreSQL can hold it; the log can hold a little more than that."""
+    if "\x00" in text:
+        text = text.replace("\x00", "\ufffd")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def to_json(value: Any) -> str:
+    """Return compact JSON; what text cannot hold is escaped in it."""
+    text = _ENCODE(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return _ENCODE_ESCAPED(value)
+    return text
+
+
+def from_json(text: str) -> Any:
+    """Read what `to_json` wrote."""
+    return json.loads(text)
+
+
+def named(event: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Return these fields of an event."""
+    return {name: event[name] for name in names}
