@@ -5,7 +5,8 @@ result stands without its call, no id stands for two calls, and a person speaks 
 """
 
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from application.ports import CallMade, ModelMessage, ResultGiven, Said
@@ -13,6 +14,21 @@ from domain.aggregate import MinuteEvent
 from domain.conversation import Conversation
 
 LEFT_OUT = "[Earlier messages of this conversation are left out.]"
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """A call of one of our own tools: seen by the model for the length of a turn, and never stored.
+
+    `after` is the version of the conversation when it was made: its place among the events.
+    """
+
+    after: int
+    call_id: str
+    model_call_id: str
+    tool: str
+    arguments: str
+    said: str
 
 
 async def recent_events(newest_first: AsyncIterator[MinuteEvent], budget: int) -> list[MinuteEvent]:
@@ -38,40 +54,65 @@ async def recent_events(newest_first: AsyncIterator[MinuteEvent], budget: int) -
     return list(reversed(taken[:whole] if whole else taken))
 
 
-def model_messages(events: Sequence[MinuteEvent]) -> list[ModelMessage]:
-    """Turn events, oldest first, into the messages of a model request."""
-    results = {about[0]: about[1] for event in events if (about := _result(event))}
-    messages: list[ModelMessage] = []
-    used_ids: set[str] = set()
-    group: list[Conversation.ToolCallRequested] = []
+def model_messages(events: Sequence[MinuteEvent], asides: Sequence[Aside] = ()) -> list[ModelMessage]:
+    """Turn events and asides, each oldest first, into the messages of a model request."""
+    view = _View({about[0]: about[1] for event in events if (about := _result(event))})
+    left = list(asides)
     for event in events:
+        while left and left[0].after < event.originator_version:
+            view.add_aside(left.pop(0))
+        view.add_event(event)
+    for aside in left:
+        view.add_aside(aside)
+    return view.finished()
+
+
+class _View:
+    """The messages of a request while they are put together, given the results of all calls."""
+
+    def __init__(self, results: Mapping[str, str]) -> None:
+        self._results = results
+        self._messages: list[ModelMessage] = []
+        self._used_ids: set[str] = set()
+        self._group: list[Conversation.ToolCallRequested] = []
+
+    def add_event(self, event: MinuteEvent) -> None:
         if isinstance(event, Conversation.ToolCallRequested):
-            group.append(event)
+            self._group.append(event)
         elif (said := _said(event)) or _result(event):
-            messages += _answered(group, results, used_ids)
-            group = []
+            self._close_group()
             if said:
-                messages.append(said)
-    messages += _answered(group, results, used_ids)
-    if not messages or not isinstance(messages[0], Said) or messages[0].role != "user":
-        messages.insert(0, Said("user", LEFT_OUT))
-    return messages
+                self._messages.append(said)
 
+    def add_aside(self, aside: Aside) -> None:
+        self._close_group()
+        call_id = self._fresh_id(aside.model_call_id, aside.call_id)
+        self._messages.append(CallMade(call_id, aside.tool, aside.arguments))
+        self._messages.append(ResultGiven(call_id, aside.tool, aside.said))
 
-def _answered(
-    calls: Iterable[Conversation.ToolCallRequested], results: Mapping[str, str], used_ids: set[str]
-) -> list[ModelMessage]:
-    """Return the calls of one answer, then the one result of each."""
-    made: list[ModelMessage] = []
-    given: list[ModelMessage] = []
-    for call in calls:
+    def finished(self) -> list[ModelMessage]:
+        self._close_group()
+        first = self._messages[0] if self._messages else None
+        if not isinstance(first, Said) or first.role != "user":
+            self._messages.insert(0, Said("user", LEFT_OUT))
+        return self._messages
+
+    def _close_group(self) -> None:
+        """Add the calls of one answer, then the one result of each."""
+        given: list[ModelMessage] = []
+        for call in self._group:
+            call_id = self._fresh_id(call.model_call_id, call.call_id)
+            self._messages.append(CallMade(call_id, call.tool, _arguments_text(call.arguments)))
+            result = self._results.get(call.call_id, "There is no result yet.")
+            given.append(ResultGiven(call_id, call.tool, result))
+        self._messages += given
+        self._group = []
+
+    def _fresh_id(self, theirs: str, ours: str) -> str:
         # Models reuse their ids within a conversation; the second call of a name goes by ours.
-        theirs = call.model_call_id if call.model_call_id not in used_ids else ""
-        call_id = theirs or call.call_id
-        used_ids.add(call_id)
-        made.append(CallMade(call_id, call.tool, _arguments_text(call.arguments)))
-        given.append(ResultGiven(call_id, call.tool, results.get(call.call_id, "There is no result yet.")))
-    return made + given
+        call_id = ours if not theirs or theirs in self._used_ids else theirs
+        self._used_ids.add(call_id)
+        return call_id
 
 
 def _arguments_text(arguments: Any) -> str:

@@ -12,19 +12,16 @@ from application.agents import PROPOSE_PLAN, SWITCH_AGENT, AgentProfile, AgentRo
 from application.errors import AgentNotFoundError, ModelCallLimitReachedError
 from application.frames import DELTA, STARTED, STATUS, outcome_of
 from application.ids import new_call_id, new_id
-from application.model_view import model_messages, recent_events
+from application.model_view import Aside, model_messages, recent_events
 from application.policy import Policy, Verdict
 from application.ports import (
-    CallMade,
     Closing,
     Committed,
     Finished,
     LanguageModel,
     Limits,
     Metrics,
-    ModelMessage,
     ModelRequest,
-    ResultGiven,
     TextDelta,
     Tool,
     ToolCall,
@@ -68,8 +65,7 @@ class Turn:
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.cancelled = asyncio.Event()
         self.model_calls = 0
-        # Calls of our own tools and what they answered: seen by the model in this turn, never by a client.
-        self.aside: list[ModelMessage] = []
+        self.asides: list[Aside] = []
 
     def by_agent(self, work: UnitOfWork) -> By:
         """Return the signature of the agent that is on."""
@@ -213,7 +209,7 @@ async def _request(profile: AgentProfile, work: UnitOfWork, turn: Turn, kit: Kit
         model=profile.model or kit.model_name,
         agent=profile.name,
         instructions=profile.instructions,
-        messages=[*model_messages(events), *turn.aside],
+        messages=model_messages(events, turn.asides),
         tools=_tools(profile, work, kit),
     )
 
@@ -355,11 +351,8 @@ def _use_our_tool(call: ToolCall, work: UnitOfWork, turn: Turn, kit: Kit, by: By
         said = _OURS[call.tool](arguments, work, turn, kit, by)
     except (InvalidPlanError, AgentNotFoundError, SwitchLimitReachedError) as refusal:
         said = str(refusal)
-    call_id = call.model_call_id or new_call_id()
-    turn.aside += [
-        CallMade(call_id, call.tool, json.dumps(arguments)),
-        ResultGiven(call_id, call.tool, said),
-    ]
+    ids = (new_call_id(), _storable_text(call.model_call_id))
+    turn.asides.append(Aside(work.conversation.version, *ids, call.tool, json.dumps(arguments), said))
 
 
 def _switch(arguments: Mapping[str, Any], work: UnitOfWork, turn: Turn, kit: Kit, by: By) -> str:

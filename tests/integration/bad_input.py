@@ -22,7 +22,7 @@ NOT_JSON: dict[str, bytes] = {
     "nan": b'{"message": {"type": "tool_result", "call_id": "c", "result": NaN}}',
     "infinity": b'{"message": {"type": "tool_result", "call_id": "c", "result": [-Infinity]}}',
     "key twice": b'{"message": {"type": "user_message", "content": "a", "content": "b"}}',
-    "deep key twice": b'{"message": {"type": "tool_result", "call_id": "c", "result": {"a": {"b": 1, "b": 1}}}}',
+    "deep key twice": b'{"message": {"type": "tool_result", "call_id": "c", "result": [{"b": 1, "b": 1}]}}',
     "bare control": b'{"message": {"type": "user_message", "content": "a\x01"}}',
     "very deep": b'{"message": {"type": "tool_result", "call_id": "c", "result": ' + b"[" * 9000,
     "endless number": b'{"message": {"type": "tool_result", "call_id": "c", "result": ' + b"9" * 5000 + b"}}",
