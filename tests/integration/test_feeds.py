@@ -75,8 +75,11 @@ async def test_a_turn_of_one_process_is_watched_from_another_with_its_deltas(dat
         await asyncio.sleep(0.4)
         mirrored = await there.client.read_turn("t")
         own = await said
-    assert [frame for frame in mirrored if frame.type == "turn.delta"]
-    assert mirrored == own
+    provisional = [frame for frame in mirrored if "position" not in frame.data and not frame.is_final]
+    assert [frame.type for frame in provisional].count("turn.delta") > 5
+    # The commit may overtake the last words; what is stored and how it ended are never missing.
+    assert provisional == own[: len(provisional)]
+    assert mirrored[len(provisional) :] == [f for f in own if "position" in f.data or f.is_final]
 
 
 async def test_a_feed_in_another_process_shows_what_is_being_said(database_url: str) -> None:
@@ -88,9 +91,7 @@ async def test_a_feed_in_another_process_shows_what_is_being_said(database_url: 
             await said
     deltas = "".join(item.data["text"] for item in seen if item.type == "turn.delta")
     assert deltas, "nothing was shared while it was being said"
-    assert (
-        seen[-1].data["data"]["content"].startswith(deltas)
-    )  # the last words may be overtaken by the commit
+    assert seen[-1].data["data"]["content"].startswith(deltas)
 
 
 async def test_somebody_elses_conversation_has_no_feed(database_url: str) -> None:
