@@ -37,7 +37,9 @@ def create_pool(
         timeout=wait_s,
         max_idle=300.0,
         max_lifetime=3600.0,
-        reconnect_timeout=30.0,
+        # Attempts come ever further apart; given up early, the next who asks begins anew, and a
+        # server that is back is found at once.
+        reconnect_timeout=2.0,
         check=_check,
         open=False,
         name="minutebook",
