@@ -27,6 +27,11 @@ from tests.serving import serving
 AGENTS = Path(__file__).with_name("airline.toml")
 AT_A_TIME = 16
 
+pytestmark = [
+    pytest.mark.timeout(240),
+    pytest.mark.may_block("clients, server and model share one heap, and its collection takes a while"),
+]
+
 
 async def replayed(
     database_url: str, conversations: list[dict[str, Any]], *, rough: bool, view_tokens: int
