@@ -24,7 +24,6 @@ from application.running import Running
 from application.sharing import Mirrors, Sharer
 from application.turn import Kit
 from application.turns import TurnService
-from domain.errors import MinutebookError
 from infrastructure.agents_file import AgentsFileError, load_agents
 from infrastructure.metrics import PrometheusMetrics
 from infrastructure.models import build_models
@@ -37,7 +36,7 @@ from infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresE
 from infrastructure.postgres.log import PostgresLog
 from infrastructure.postgres.mapper import MinutesMapper
 from infrastructure.postgres.operator import operator_turns
-from infrastructure.postgres.pool import Pool, open_pool
+from infrastructure.postgres.pool import Pool, open_pool, store_errors
 from infrastructure.postgres.recent import RecentEvents
 from infrastructure.postgres.tailer import Tailer
 from infrastructure.postgres.turns import PostgresTurns
@@ -59,6 +58,8 @@ __all__ = [
     "open_house",
     "read_settings",
 ]
+
+READY_S = 2.0  # how long the database may take to answer before it counts as gone
 
 
 @dataclass(frozen=True)
@@ -234,13 +235,24 @@ def _reads(pool: Pool, wait_s: float) -> Reads:
 
 
 async def _readiness(pool: Pool, running: Running) -> dict[str, Any]:
-    detail = {"server": "shutting_down" if running.is_closing else "ok", "database": "ok"}
+    """Ask the database, for `READY_S` seconds at most.
+
+    A driver that talks to a frozen server takes long to give up; it is left to that, not waited for.
+    """
+    asking = asyncio.create_task(_answers(pool))
+    done, _ = await asyncio.wait({asking}, timeout=READY_S)
+    asking.cancel()
+    server = "shutting_down" if running.is_closing else "ok"
+    return {"server": server, "database": "ok" if done and asking.result() else "unavailable"}
+
+
+async def _answers(pool: Pool) -> bool:
     try:
-        async with asyncio.timeout(2), pool.connection(timeout=1.5) as connection:
+        async with store_errors(), pool.connection(timeout=READY_S) as connection:
             await connection.execute("SELECT 1")
-    except (MinutebookError, psycopg.Error, TimeoutError, OSError, StoreUnavailableError):
-        detail["database"] = "unavailable"
-    return detail
+    except StoreUnavailableError:
+        return False
+    return True
 
 
 def list_turns(url: str, state: str | None, limit: int) -> list[dict[str, Any]]:

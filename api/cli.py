@@ -24,6 +24,7 @@ from api.bootstrap import (
     read_settings,
 )
 from api.server import Server, listen
+from domain.errors import MinutebookError
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -38,13 +39,13 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for 
 
 
 def main() -> None:
-    """Run the command line; a wrong setting is one sentence and exit code 2."""
+    """Run the command line; what is wrong is one sentence: exit code 2 for a setting, 1 for anything else."""
     signal.signal(signal.SIGTERM, _leave)
     try:
         cli()
-    except SettingsError as error:
+    except (SettingsError, MinutebookError) as error:
         print(f"minutebook: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, SettingsError) else 1)
 
 
 def _leave(*_: object) -> None:

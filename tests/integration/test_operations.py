@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from infrastructure.postgres.appender import Save
 from infrastructure.postgres.embedded import EmbeddedPostgres
+from tests.command_line import servers_over
 from tests.integration.saves import appending, events
 from tests.openai_pieces import Cut, Piece, Status, Text, call
 from tests.openai_server import ChatRequest, OpenAIServer
@@ -265,6 +267,31 @@ async def test_ready_says_when_the_database_is_gone_and_recovers_by_itself(serve
                 await eventually(lambda: _is_ready(http), 20)
                 assert (await Client(http).say("help"))[-1].type == "turn.committed"
             assert server.stop() == 0
+
+
+@pytest.mark.may_block("it starts and stops servers and waits for them")
+async def test_a_database_that_is_frozen_is_not_waited_for(server_folder: Path) -> None:
+    with EmbeddedPostgres(server_folder / "store") as postgres:
+        server = ServerProcess(server_folder, database_url=postgres.start())
+        with server:
+            frozen = servers_over(server_folder)
+            async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+                try:
+                    _signal_all(frozen, signal.SIGSTOP)
+                    for _ in range(3):
+                        began = time.monotonic()
+                        assert not await _is_ready(http)
+                        assert time.monotonic() - began < 3.5
+                    assert (await http.get("/health/live")).status_code == 200
+                finally:
+                    _signal_all(frozen, signal.SIGCONT)
+                await eventually(lambda: _is_ready(http), 20)
+            assert server.stop() == 0
+
+
+def _signal_all(pids: Iterable[int], number: int) -> None:
+    for pid in pids:
+        os.kill(pid, number)
 
 
 async def _is_ready(http: httpx.AsyncClient) -> bool:
