@@ -13,8 +13,11 @@ from infrastructure.postgres.appender import Appender, NewEvent, Save, Snapshot,
 from infrastructure.postgres.log import PostgresLog, Row
 from infrastructure.postgres.mapper import MinutesMapper
 from infrastructure.postgres.pool import Pool, store_errors
+from infrastructure.postgres.recent import RecentEvents
 
 LOAD: Final = "SELECT * FROM load_conversation(%s, %s, %s, %s, %s)"
+
+EVENT_BYTES: Final = 1000  # what an event takes in memory beside its data, about
 
 A = TypeVar("A", bound=SignedAggregate)
 # The fields of a `Row`; a snapshot has no position and its state for data.
@@ -59,6 +62,7 @@ class PostgresUnitOfWork:
         mapper: MinutesMapper,
         snapshot_every: int = 50,
         view_page: int = 100,
+        recent: RecentEvents | None = None,
     ) -> None:
         self._conversation_id = conversation_id
         self._turn_id = turn_id
@@ -69,6 +73,7 @@ class PostgresUnitOfWork:
         self._log = PostgresLog(pool, mapper.to_logged)
         self._snapshot_every = snapshot_every
         self._view_page = view_page
+        self._recent = RecentEvents() if recent is None else recent
         self._streams = (conversation_stream(conversation_id), agent_stream(conversation_id))
         self._is_inside = False
         self._is_committed = False
@@ -133,11 +138,14 @@ class PostgresUnitOfWork:
         for event in reversed(self._journal.copy()):
             if event.originator_id == self._streams[0]:
                 yield event
-        page: Sequence[Row] = [Row(*row) for row in reversed(self._page)]
-        while page:
-            for row in page:
-                yield self._mapper.to_event(row)
-            page = await self._older_than(page[-1])
+        rows = {row[2]: Row(*row) for row in self._page}
+        for version in range(self._loaded[self._streams[0]], 0, -1):
+            if known := self._recent.get(self._streams[0], version):
+                yield known
+                continue
+            if version not in rows:
+                rows = await self._page_up_to(version)
+            yield self._remembered(rows[version])
 
     async def commit(self, closing: Closing) -> Committed:
         """Store what both aggregates recorded and close the turn, in one transaction.
@@ -160,7 +168,8 @@ class PostgresUnitOfWork:
 
     async def _load(self) -> tuple[list[RawRow], list[RawRow]]:
         conversation, agent = self._streams
-        asked = (conversation, Conversation.STATE_VERSION, agent, Agent.STATE_VERSION, self._view_page)
+        page = 0 if self._recent.knows(conversation) else self._view_page
+        asked = (conversation, Conversation.STATE_VERSION, agent, Agent.STATE_VERSION, page)
         async with store_errors(), self._pool.connection() as connection:
             cursor = connection.cursor(binary=True)
             await cursor.execute(LOAD, asked, prepare=True)
@@ -188,10 +197,14 @@ class PostgresUnitOfWork:
         vars(aggregate)["_pending_events"] = Recorded(self._journal, aggregate.pending_events)
         return aggregate
 
-    async def _older_than(self, row: Row) -> Sequence[Row]:
-        if row.version == 1:
-            return []
-        return await self._log.page_backwards(row.stream, row.version, self._view_page)
+    async def _page_up_to(self, version: int) -> dict[int, Row]:
+        page = await self._log.page_backwards(self._streams[0], version + 1, self._view_page)
+        return {row.version: row for row in page}
+
+    def _remembered(self, row: Row) -> MinuteEvent:
+        event = self._mapper.to_event(row)
+        self._recent.keep(row.stream, event, len(row.data) + EVENT_BYTES)
+        return event
 
     # --- committing ------------------------------------------------------------------------------
 
