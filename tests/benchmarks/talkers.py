@@ -1,13 +1,14 @@
 """Many people who talk at once: `python -m tests.benchmarks.talkers PORT CONNECTIONS SECONDS` prints JSON.
 
-Each keeps a connection and a conversation, and says the next thing as soon as the answer is whole. Written
-on bare sockets: what a client costs must not pass for what a server costs.
+Each keeps a connection and says the next thing as soon as the answer is whole; after ten turns it begins a
+new conversation. Written on bare sockets: what a client costs must not pass for what a server costs.
 """
 
 import asyncio
 import json
 import sys
 import time
+from itertools import count
 from typing import cast
 from uuid import uuid4
 
@@ -16,6 +17,7 @@ import uvloop
 COMMITTED = b"event: turn.committed\n"
 WHOLE = b"\r\n0\r\n\r\n"  # the last chunk of a chunked answer
 WARM_UP_S = 1.0
+TURNS = 10  # a conversation
 
 
 def request(conversation_id: str, content: str) -> bytes:
@@ -79,8 +81,13 @@ async def connected(port: int) -> Talker:
 
 async def talk(port: int, until: float, ended: list[tuple[float, float]]) -> None:
     talker = await connected(port)
-    asked = request(str(uuid4()), "What did we agree on yesterday?")
-    while (started := time.perf_counter()) < until:
+    asked = b""
+    for number in count():
+        started = time.perf_counter()
+        if started >= until:
+            break
+        if number % TURNS == 0:
+            asked = request(str(uuid4()), "What did we agree on yesterday?")
         await talker.ask(asked)
         now = time.perf_counter()
         ended.append((now, now - started))

@@ -1,8 +1,9 @@
 """How fast turns are, whole and over HTTP, beside FastAPI and sse-starlette that store nothing.
 
 A server of its own process with a model that answers at once in five pieces, PostgreSQL with every flush
-real, and talkers in a third process. The bare endpoint streams the very bytes that one of these turns
-streamed. The two take turns, round after round; every figure is the median of its rounds.
+real, and talkers in a third process, whose conversations have ten turns. The bare endpoint streams the very
+bytes that one of these turns streamed. The two take turns, round after round; every figure is the median of
+its rounds.
 """
 
 import asyncio
