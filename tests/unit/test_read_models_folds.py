@@ -1,0 +1,293 @@
+"""Folds are right: what a read model holds is what one would write down reading the log line by line."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from application.ports import LoggedEvent
+from domain.conversation import Conversation
+from infrastructure.postgres.batch import NewEvent
+from infrastructure.postgres.log import Row as LogRow
+from infrastructure.postgres.mapper import MinutesMapper
+from infrastructure.projections.agent_activity import ON, OVER, AgentActivity
+from infrastructure.projections.conversation_list import CONVERSATIONS, ConversationList
+from infrastructure.projections.pending_approvals import APPROVALS, PendingApprovals
+from infrastructure.projections.read_model import ReadModel, Row, RowKey, Rows, Table
+from infrastructure.projections.transcript import ENTRIES, Transcript
+from infrastructure.projections.usage import USAGE, UsageByDay
+from infrastructure.projections.values import from_json
+from tests.benchmarks.big_log import events_of
+from tests.projecting import happened, woven
+from tests.unit.commands import histories
+
+MODELS: list[ReadModel] = [
+    ConversationList(), Transcript(), PendingApprovals(), AgentActivity(), UsageByDay()
+]  # fmt: skip
+MAPPER = MinutesMapper()
+BEGAN = datetime(2026, 3, 1, tzinfo=UTC)
+
+logs = st.lists(histories(), min_size=1, max_size=3).map(
+    lambda found: numbered(woven([happened(f"c{n}", history) for n, history in enumerate(found)]))
+)
+
+
+def numbered(events: Sequence[NewEvent]) -> list[LogRow]:
+    """Number the events as the log would: an event every five hours, so that days change."""
+    return [
+        LogRow(
+            n, e.stream, e.version, e.type, e.conversation, e.turn, e.actor,
+            BEGAN + timedelta(hours=5 * n), e.data,
+        )
+        for n, e in enumerate(events, start=1)
+    ]  # fmt: skip
+
+
+def logged(log: Iterable[LogRow]) -> list[LoggedEvent]:
+    return [MAPPER.to_logged(row) for row in log]
+
+
+class OnlyDeclared(Rows):
+    """Rows that let a fold see those that it has said it would read, and no others."""
+
+    declared: frozenset[RowKey] = frozenset()
+
+    def get(self, table: Table, *key: Any) -> Row | None:
+        assert (table.name, key) in self.declared, f"{table.name} {key} was not among the keys"
+        return super().get(table, *key)
+
+
+def folded(model: ReadModel, events: Iterable[LoggedEvent]) -> dict[str, list[Row]]:
+    """Fold the events and return the rows of each table."""
+    rows = OnlyDeclared()
+    for event in events:
+        if event.type in model.types:
+            rows.declared = frozenset(model.keys(event))
+            model.fold(rows, event)
+    found: dict[str, list[Row]] = {table.name: [] for table in model.tables}
+    for (name, _), row in rows.changed.items():
+        found[name].append(row)
+    return found
+
+
+def aggregates(log: Iterable[LogRow]) -> dict[str, Conversation]:
+    """Return the conversations as the log makes them."""
+    found: dict[str, Any] = {}
+    for row in log:
+        if row.stream.startswith("conversation-"):
+            found[row.conversation] = MAPPER.to_event(row).mutate(found.get(row.conversation))
+    return found
+
+
+def of_type(events: Iterable[LoggedEvent], *types: str) -> list[LoggedEvent]:
+    return [event for event in events if event.type.partition(".")[2] in types]
+
+
+@settings(deadline=None)
+@given(logs)
+def test_the_list_says_of_each_conversation_what_its_aggregate_says(log: list[LogRow]) -> None:
+    rows = {row["conversation"]: row for row in folded(ConversationList(), logged(log))[CONVERSATIONS.name]}
+    conversations = aggregates(log)
+    assert rows.keys() == conversations.keys()
+    for name, conversation in conversations.items():
+        assert rows[name]["state"] == conversation.state
+        calls = {call_id: call.undecided for call_id, call in conversation.calls.items()}
+        assert list(from_json(rows[name]["open_calls"]).items()) == list(calls.items())
+        plan = conversation.plan
+        assert rows[name]["plan_status"] == (plan.status if plan else None)
+        assert (rows[name]["plan_id"], rows[name]["plan_version"]) == (
+            (plan.plan_id, plan.version) if plan else (None, None)
+        )
+
+
+@settings(deadline=None)
+@given(logs)
+def test_the_list_counts_truly(log: list[LogRow]) -> None:
+    events = logged(log)
+    for row in folded(ConversationList(), events)[CONVERSATIONS.name]:
+        mine = [event for event in events if event.conversation_id == row["conversation"]]
+        counted = {
+            "events": len(mine),
+            "person_messages": len(of_type(mine, "user_message_received")),
+            "agent_messages": len(of_type(mine, "assistant_message_sent")),
+            "calls": len(of_type(mine, "tool_call_requested")),
+            "last_position": mine[-1].position,
+            "started_at": mine[0].recorded_at,
+            "last_activity_at": mine[-1].recorded_at,
+            "owner": "ada",
+        }
+        assert {name: row[name] for name in counted} == counted
+
+
+@settings(deadline=None)
+@given(logs)
+def test_what_waits_for_a_person_is_what_the_aggregates_wait_for(log: list[LogRow]) -> None:
+    rows = folded(PendingApprovals(), logged(log))[APPROVALS.name]
+    expected = set()
+    for name, conversation in aggregates(log).items():
+        expected |= {(name, call_id) for call_id, call in conversation.calls.items() if call.undecided}
+        if plan := conversation.plan_in("review"):
+            expected.add((name, plan.key))
+    assert {(row["conversation"], row["id"]) for row in rows} == expected
+    assert {row["owner"] for row in rows} <= {"ada"}
+
+
+def life(events: Sequence[LoggedEvent], conversation: str, call_id: str) -> list[LoggedEvent]:
+    return [e for e in events if e.conversation_id == conversation and e.data.get("call_id") == call_id]
+
+
+@settings(deadline=None)
+@given(logs)
+def test_the_transcript_holds_the_whole_life_of_every_call(log: list[LogRow]) -> None:
+    events = logged(log)
+    entries = [row for row in folded(Transcript(), events)[ENTRIES.name] if row["kind"] == "call"]
+    assert len(entries) == len(of_type(events, "tool_call_requested"))
+    for entry in entries:
+        detail = from_json(entry["detail"])
+        first, *later = life(events, entry["conversation"], detail["call_id"])
+        assert entry["position"] == first.position
+        assert entry["changed_position"] == [first, *later][-1].position
+        assert {name: detail[name] for name in first.data if name != "agent"} == {
+            name: value for name, value in first.data.items() if name != "agent"
+        }
+        _assert_life(detail, later)
+
+
+def _assert_life(detail: dict[str, Any], later: list[LoggedEvent]) -> None:
+    decided = of_type(later, "tool_call_approved", "tool_call_edited", "tool_call_rejected")
+    ended = of_type(later, "tool_call_closed", "tool_result_received")
+    assert len(decided) + len(ended) == len(later)
+    for said, found in ((decided, detail["decision"]), (ended, detail["outcome"])):
+        assert (found is None) == (not said)
+        if said:
+            (event,) = said
+            kept = {k: v for k, v in event.data.items() if k not in ("call_id", "tool")}
+            assert {name: found[name] for name in kept} == kept
+            assert (found["by"], found["position"]) == (event.actor, event.position)
+
+
+@settings(deadline=None)
+@given(logs)
+def test_the_transcript_is_in_the_order_in_which_things_appeared(log: list[LogRow]) -> None:
+    events = logged(log)
+    entries = sorted(folded(Transcript(), events)[ENTRIES.name], key=lambda row: int(row["position"]))
+    said = of_type(events, "user_message_received", "assistant_message_sent")
+    assert [(row["position"], row["text"]) for row in entries if row["kind"] == "message"] == [
+        (event.position, event.data["content"]) for event in said
+    ]
+    switches = of_type(events, "switched")
+    assert [row["position"] for row in entries if row["kind"] == "switch"] == [e.position for e in switches]
+    newest_proposals = {
+        (e.conversation_id, e.data["plan_id"], e.data["plan_version"]): e.position
+        for e in of_type(events, "plan_proposed")
+    }
+    assert {row["position"] for row in entries if row["kind"] == "plan"} == set(newest_proposals.values())
+
+
+@settings(deadline=None)
+@given(logs)
+def test_each_model_call_is_counted_once(log: list[LogRow]) -> None:
+    expected: Counter[tuple[str, ...]] = Counter()
+    for event in of_type(logged(log), "model_called"):
+        key = (event.conversation_id, str(event.recorded_at.date()), event.data["agent"], event.data["model"])
+        for name in ("input_tokens", "output_tokens", "duration_ms"):
+            expected[(*key, name)] += event.data[name]
+        expected[(*key, "calls")] += 1
+    found: Counter[tuple[str, ...]] = Counter()
+    for row in folded(UsageByDay(), logged(log))[USAGE.name]:
+        assert row["owner"] == "ada"
+        for name in ("input_tokens", "output_tokens", "duration_ms", "calls"):
+            found[(*(row[part] for part in USAGE.key), name)] += row[name]
+    assert found == expected
+
+
+@settings(deadline=None)
+@given(logs)
+def test_stints_follow_one_another_without_a_gap(log: list[LogRow]) -> None:
+    events = logged(log)
+    rows = folded(AgentActivity(), events)
+    for now in rows[ON.name]:
+        mine = [event for event in events if event.conversation_id == now["conversation"]]
+        over = [row for row in rows[OVER.name] if row["conversation"] == now["conversation"]]
+        stints = [*sorted(over, key=lambda row: int(row["position"])), now]
+        changes = of_type(mine, "assigned", "switched")
+        assert [one["agent"] for one in stints] == [e.data.get("to") or e.data["agent"] for e in changes]
+        assert [one["from_agent"] for one in stints] == [e.data.get("from") for e in changes]
+        assert [one["since"] for one in stints] == [e.recorded_at for e in changes]
+        assert [one["until"] for one in stints[:-1]] == [e.recorded_at for e in changes[1:]]
+        assert sum(one["model_calls"] for one in stints) == len(of_type(mine, "model_called"))
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+def test_a_text_that_postgresql_cannot_hold_is_held_as_far_as_it_can(model: ReadModel) -> None:
+    bad = "half \ud83d and \x00 nothing"
+    call = {"model_call_id": "m", "tool": "write_file", "agent": "coder", "rule": "r"}
+    history = [
+        ("rename", (bad,)),
+        ("receive_user_message", ("m1", bad)),
+        ("request_call", ("call-1", {**call, "requires_decision": True, "arguments": {"a": bad}})),
+    ]
+    for rows in folded(model, logged(numbered(happened("c1", history)))).values():
+        for row in rows:
+            for value in row.values():
+                assert not isinstance(value, str) or "\x00" not in value
+                assert not isinstance(value, str) or value.encode()
+
+
+def test_a_title_is_the_first_message_shortened_until_somebody_names_the_conversation() -> None:
+    def title(*history: Any) -> str:
+        (row,) = folded(ConversationList(), logged(numbered(happened("c1", history))))[CONVERSATIONS.name]
+        return str(row["title"])
+
+    long = ("receive_user_message", ("m1", "word " * 40))
+    later = ("receive_user_message", ("m2", "something else"))
+    assert title(long, later) == "word " * 15 + "word…"
+    assert title(long, ("rename", ("Ours",)), later) == "Ours"
+    assert title(("rename", ("Ours",)), long) == "Ours"
+
+
+def test_every_row_says_whose_it_is_and_every_column_is_there() -> None:
+    history = [
+        ("receive_user_message", ("m1", "hello")),
+        ("request_call", ("call-1", {
+            "model_call_id": "m", "tool": "t", "agent": "coder", "rule": "r",
+            "requires_decision": True, "arguments": {}})),
+        ("cancel_turn", ()), ("cancel_turn", ()), ("rename", ("x",)), ("rename", ("y",)),
+    ]  # fmt: skip
+    events = logged(numbered(happened("c1", history)))
+    for model in MODELS:
+        for table in model.tables:
+            rows = folded(model, events)[table.name]
+            assert rows, table.name
+            for row in rows:
+                assert row.keys() == table.columns.keys()
+                assert row["owner"] == "ada"
+
+
+CHECKS = [
+    test_the_list_says_of_each_conversation_what_its_aggregate_says,
+    test_what_waits_for_a_person_is_what_the_aggregates_wait_for,
+    test_the_transcript_holds_the_whole_life_of_every_call,
+    test_stints_follow_one_another_without_a_gap,
+]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("test_"))
+def test_of_the_recorded_conversations(check: Any, airline_conversations: list[dict[str, Any]]) -> None:
+    def stored(number: int, messages: list[dict[str, Any]]) -> list[NewEvent]:
+        return [
+            replace(MAPPER.to_new_event(event), conversation=f"c{number}")
+            for event in events_of(messages)
+        ]  # fmt: skip
+
+    recorded = [stored(number, one["messages"]) for number, one in enumerate(airline_conversations)]
+    check.hypothesis.inner_test(as_of(numbered(woven(recorded)), "ada"))
+
+
+def as_of(log: list[LogRow], person: str) -> list[LogRow]:
+    return [replace(row, actor=f"user:{person}") if row.actor == "user" else row for row in log]
