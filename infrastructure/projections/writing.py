@@ -64,12 +64,18 @@ class Store:
             table.upsert_rows(connection, changed)
 
     def bulk_write(self, connection: psycopg.Connection, rows: Rows) -> None:
-        """Write the same through COPY; only rows in `rows.loaded` may be in the tables already."""
+        """Write the same through COPY, in the caller's transaction; rows in `rows.loaded` are replaced."""
         for name, (changed, dropped) in _by_table(rows).items():
             table = self.tables[name]
-            stored = [table.key_of(row) for row in changed if (name, table.key_of(row)) in rows.loaded]
+            keys = [table.key_of(row) for row in changed]
+            stored = [key for key in keys if (name, key) in rows.loaded]
             table.delete_rows(connection, [*stored, *dropped])
-            table.copy_rows(connection, changed)
+            try:
+                with connection.transaction():
+                    table.copy_rows(connection, changed)
+            except psycopg.errors.UniqueViolation:  # a fold has put what it had not asked for
+                table.delete_rows(connection, keys)
+                table.copy_rows(connection, changed)
 
 
 def _by_table(rows: Rows) -> dict[str, tuple[list[Row], list[Key]]]:
