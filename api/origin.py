@@ -108,7 +108,7 @@ def _translated(value: Any) -> dict[str, Any]:
     kind = message.get("type")
     if not isinstance(kind, str) or kind not in _FIELDS:
         raise IncompleteError(f"Unknown message type; it is one of {', '.join(_FIELDS)}")
-    session_id = value.get("session_id")
+    session_id = value.get("session_id") or None
     if session_id is None and kind != "user_message":
         raise IncompleteError(f"session_id is required for {kind}")
     return {"conversation_id": session_id, "message": {"type": kind, **_own_words(kind, _given(message))}}

@@ -113,15 +113,15 @@ async def test_a_message_is_answered_in_tokens_and_as_a_whole(database_url: str)
 
 async def test_a_session_that_is_named_is_kept_and_goes_on(database_url: str) -> None:
     async with origin(database_url) as ide:
+        fresh = await ide.post({"type": "user_message", "content": "hello"}, session_id="")
+        assert parsed(fresh)[0]["session_id"]  # an empty one is none, and gets one
         ide.session_id = "session-of-the-ide"
         await ide.say("hello")
         await ide.say("once more")
         assert ide.session_id == "session-of-the-ide"
-    assert len(stored(database_url, "conversation.started")) == 1
-    assert [event["content"] for event in stored(database_url, "conversation.user_message_received")] == [
-        "hello",
-        "once more",
-    ]
+    assert len(stored(database_url, "conversation.started")) == 2
+    received = stored(database_url, "conversation.user_message_received")
+    assert [event["content"] for event in received] == ["hello", "hello", "once more"]
 
 
 async def test_a_failed_turn_ends_in_one_error(database_url: str) -> None:
@@ -355,6 +355,20 @@ async def test_an_approved_plan_is_carried_out_subtask_by_subtask(database_url: 
     assert only(end, "execution_completed")["plan_id"] == plan["plan_id"]
     assert end[-1]["type"] == "done"
     assert [event["plan_version"] for event in stored(database_url, "conversation.plan_approved")] == [2]
+
+
+async def test_a_plan_that_is_stopped_by_other_words_is_said_to_have_ended(database_url: str) -> None:
+    async with origin(database_url) as ide:
+        plan = await proposed(ide)
+        approval = {"approval_request_id": plan["approval_request_id"], "decision": "approve"}
+        call = (await ide.send("plan_decision", **approval))[-1]
+        chunks = await ide.say("something else")
+        late = await ide.refusal("tool_result", call_id=call["call_id"], result="text")
+    ended = [chunk for chunk in chunks if chunk["type"] == "status" and chunk["plan_id"]]
+    assert [(chunk["plan_id"], chunk["metadata"]["reason"]) for chunk in ended] == [
+        (plan["plan_id"], "superseded")
+    ]
+    assert (types(chunks)[-1], late[0]) == ("done", 409)
 
 
 async def test_a_plan_nobody_knows_is_not_found(database_url: str) -> None:
