@@ -45,10 +45,10 @@ async def test_a_turn_that_needs_too_many_model_calls_fails_and_can_be_retried(d
 async def test_a_plan_that_needs_too_many_model_calls_fails_as_a_plan_and_is_stored(
     database_url: str,
 ) -> None:
-    answers = itertools.chain([proposing(step("one", "ask"), step("two", "ask", "one")), [Text("did")]])
+    answers: list[list[Piece]] = [proposing(step("one", "ask"), step("two", "ask", "one")), [Text("did")]]
 
     def script(request: Any) -> list[Piece]:
-        return next(answers, None) or forbidden(request)
+        return answers.pop(0) if answers else forbidden(request)
 
     async with steered(database_url, script, max_model_calls=4) as (server, _):
         proposed = await ask(server.client, "plan", "architect", **ADA)
