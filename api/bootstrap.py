@@ -44,19 +44,37 @@ from infrastructure.postgres.unit_of_work import PostgresUnitOfWork
 from infrastructure.projections.agent_activity import PostgresAgentActivity
 from infrastructure.projections.asking import PostgresCheckpoints
 from infrastructure.projections.conversation_list import PostgresConversationList
+from infrastructure.projections.follow import Projector
+from infrastructure.projections.operating import (
+    Difference,
+    Progress,
+    list_projections,
+    make_tables,
+    projection_names,
+    rebuild_projection,
+    troubles,
+    verify_projection,
+)
 from infrastructure.projections.pending_approvals import PostgresApprovals
+from infrastructure.projections.registry import READ_MODELS
 from infrastructure.projections.transcript import PostgresTranscripts
 from infrastructure.projections.usage import PostgresUsage
 
 __all__ = [
+    "Difference",
     "House",
+    "Progress",
     "Settings",
     "SettingsError",
     "check_settings",
     "database",
+    "list_projections",
     "list_turns",
     "open_house",
+    "projection_names",
     "read_settings",
+    "rebuild_projection",
+    "verify_projection",
 ]
 
 READY_S = 2.0  # how long the database may take to answer before it counts as gone
@@ -107,6 +125,7 @@ def database(settings: Settings) -> Iterator[str]:
 def _migrate(url: str) -> None:
     try:
         schema.migrate(url)
+        make_tables(url, READ_MODELS)
     except schema.SchemaError as error:
         raise SettingsError(str(error)) from None
     except psycopg.Error as error:
@@ -180,6 +199,8 @@ async def open_house(
             scopes_header=settings.scopes_header,
         )
         tailer = Tailer(url, mapper.to_logged, live.publish, mirrors.wake)
+        projector = Projector(url, READ_MODELS if settings.projections else (), metrics)
+        await projector.start()
         live.position = await log.head()
         tailer.start(live.position)
         running.open_keeper()
@@ -193,6 +214,7 @@ async def open_house(
             await running.close(0)
             live.close()
             await tailer.stop()
+            await projector.stop()
             for task in sharing:
                 task.cancel()
             await asyncio.gather(*sharing, return_exceptions=True)
@@ -243,16 +265,19 @@ async def _readiness(pool: Pool, running: Running) -> dict[str, Any]:
     done, _ = await asyncio.wait({asking}, timeout=READY_S)
     asking.cancel()
     server = "shutting_down" if running.is_closing else "ok"
-    return {"server": server, "database": "ok" if done and asking.result() else "unavailable"}
+    projections = asking.result() if done else None
+    if projections is None:
+        return {"server": server, "database": "unavailable"}
+    return {"server": server, "database": "ok", "projections": projections}
 
 
-async def _answers(pool: Pool) -> bool:
+async def _answers(pool: Pool) -> dict[str, str] | str | None:
+    """Return what has stopped among the read models; None where the database does not answer."""
     try:
         async with store_errors(), pool.connection(timeout=READY_S) as connection:
-            await connection.execute("SELECT 1")
+            return await troubles(connection)
     except StoreUnavailableError:
-        return False
-    return True
+        return None
 
 
 def list_turns(url: str, state: str | None, limit: int) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from api import log_output
+from api import cli_projections, log_output
 from api.bootstrap import (
     Settings,
     SettingsError,
@@ -35,6 +35,7 @@ cli = typer.Typer(
     epilog="Start with `minutebook serve`: it brings its own PostgreSQL and a demo model.",
 )
 out = Console()
+cli_projections.register(cli)
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for scripts.")]
 
 

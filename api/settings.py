@@ -65,6 +65,9 @@ class Settings(BaseSettings):
     pool_size: Annotated[int, Field(ge=1, le=1000)] = Field(
         10, description="Database connections of a process."
     )
+    projections: bool = Field(
+        True, description="Whether this process lets the read models follow the log, where no other does."
+    )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="What is logged.")
 
     @model_validator(mode="after")

@@ -54,6 +54,18 @@ class PrometheusMetrics:
         self._tokens = Counter(
             "model_tokens", "Tokens, as providers count.", ["model", "direction"], registry=registry
         )
+        self._lag = Gauge(
+            "projection_lag_events",
+            "How far a read model is behind the log.",
+            ["projection"],
+            registry=registry,
+        )
+        self._failed = Gauge(
+            "projection_failed",
+            "1 while a read model has stopped before an event.",
+            ["projection"],
+            registry=registry,
+        )
 
     def exposition(self) -> tuple[bytes, str]:
         """Return the text Prometheus reads, and its content type."""
@@ -82,6 +94,11 @@ class PrometheusMetrics:
         """Count the end of a unit of work: `committed` or `rolled_back`."""
         self._transaction_seconds.labels(operation).observe(seconds)
         self._commits.labels(operation, status).inc()
+
+    def projection_at(self, name: str, lag: int, is_failed: bool) -> None:
+        """Note how many events a read model is behind, and whether it has stopped."""
+        self._lag.labels(name).set(lag)
+        self._failed.labels(name).set(is_failed)
 
     def append_conflict(self) -> None:
         """Count an append that met another writer."""

@@ -209,7 +209,7 @@ def is_at(url: str, model: ReadModel, position: int) -> Callable[[], bool]:
 @asynccontextmanager
 async def projecting(url: str, *models: ReadModel, retry_s: float = 0.2) -> AsyncIterator[Projector]:
     projector = Projector(url, models, retry_s=retry_s)
-    projector.start()
+    await projector.start()
     try:
         yield projector
     finally:

@@ -17,6 +17,7 @@ from infrastructure.projections.advancing import FoldError, fold_page
 from infrastructure.projections.checkpoints import LiveMark
 from infrastructure.projections.connecting import connect
 from infrastructure.projections.generations import clean
+from infrastructure.projections.operating import make_tables
 from infrastructure.projections.read_model import ReadModel
 from infrastructure.projections.reading import Page, read_page
 from infrastructure.projections.rebuild import Rebuild, RebuildRunningError
@@ -75,8 +76,13 @@ class Projector:
         self._hosted: dict[str, _Hosted] = {}
         self._page = Page(0, 0, ())
 
-    def start(self) -> None:
-        """Start to follow; the database need not be there yet."""
+    async def start(self) -> None:
+        """Make the tables that are missing, so that queries find them, and start to follow.
+
+        The database need not be there yet.
+        """
+        with contextlib.suppress(psycopg.Error, OSError):
+            await asyncio.to_thread(make_tables, self._url, self._models)
         self._thread.start()
 
     async def stop(self) -> None:

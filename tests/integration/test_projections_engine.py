@@ -136,7 +136,7 @@ async def test_an_older_program_leaves_the_tables_of_a_newer_one_alone(database_
 
 def host(url: str, model: ReadModel) -> None:
     """A process that does nothing else."""
-    Projector(url, [model]).start()
+    asyncio.run(Projector(url, [model]).start())
     threading.Event().wait()
 
 

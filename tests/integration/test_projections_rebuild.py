@@ -60,7 +60,7 @@ def forget(url: str) -> None:
 
 def follow_to_the_end(url: str, models: list[ReadModel], head: int) -> None:
     projector = Projector(url, models)
-    projector.start()
+    asyncio.run(projector.start())
     for model in models:
         wait_until(is_at(url, model, head))
     asyncio.run(projector.stop())
