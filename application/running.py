@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
+from typing import Any
 
 import structlog
 
@@ -97,9 +98,9 @@ class Running:
         try:
             outcome, events = await self._attempt(turn)
         except asyncio.CancelledError:
-            outcome = await self._give_up(turn)
+            outcome = await _to_the_end(self._give_up(turn))
         except Exception as error:  # noqa: BLE001 (whatever it is, the turn ends in one terminal frame)
-            outcome = await self._end_badly(turn, error)
+            outcome = await _to_the_end(self._end_badly(turn, error))
         finally:
             self._forget(turn)
             on_end()
@@ -229,3 +230,14 @@ class Running:
         for turn_id in renewal.lost:
             if task := self._tasks.get(turn_id):
                 task.cancel()
+
+
+async def _to_the_end(ending: Coroutine[Any, Any, str]) -> str:
+    """Wait for it although we are cancelled meanwhile: a stream whose end is not told never ends."""
+    task = asyncio.ensure_future(ending)
+    while True:
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise

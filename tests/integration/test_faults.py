@@ -207,6 +207,35 @@ async def test_connections_cut_again_and_again_lose_nothing_and_store_nothing_tw
     assert said.counts["cut"] == 0, "a stream broke off although its server was alive"
 
 
+async def test_a_turn_given_up_while_its_failure_is_being_stored_still_ends_its_stream(
+    database_url: str,
+) -> None:
+    turn_id = str(uuid4())
+    async with serving(database_url, demo_delay_s=0.05) as server:
+        async with await psycopg.AsyncConnection.connect(database_url) as holder:
+            failing = asyncio.create_task(server.client.say("fail", turn_id=turn_id))
+            await until(lambda: read_turns(database_url))
+            await holder.execute("SELECT FROM turns WHERE id = %s FOR UPDATE", [turn_id])
+            await until(lambda: query(database_url, WAITING_TO_FAIL))
+            for _ in range(3):  # its lease is found lost, again and again
+                server.house.running._tasks[turn_id].cancel()
+                await asyncio.sleep(0.02)
+        assert_failed(await asyncio.wait_for(failing, 10), "model_unavailable")
+        await assert_kept(database_url, turn_id, "fail")
+
+
+WAITING_TO_FAIL = (
+    "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    " AND query LIKE '%state = ''failed''%'"
+)
+
+
+async def until(found: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not await asyncio.to_thread(found):  # noqa: ASYNC110 (it is in the database)
+            await asyncio.sleep(0.02)
+
+
 # --- the acknowledgement ---------------------------------------------------------------------------
 
 
