@@ -1,25 +1,21 @@
-"""What an operator sees: metrics, health, and the log."""
+"""What an operator sees: metrics and the log."""
 
 import asyncio
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psycopg
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from infrastructure.postgres.appender import Save
 from infrastructure.postgres.embedded import EmbeddedPostgres
-from tests.command_line import servers_over
 from tests.integration.saves import appending, events
+from tests.integration.waiting import eventually
 from tests.openai_pieces import Cut, Piece, Status, Text, call
 from tests.openai_server import ChatRequest, OpenAIServer
 from tests.serving import Client, ServerProcess, Serving, serving
@@ -32,14 +28,6 @@ async def metric(server: Serving, name: str, **labels: str) -> float:
     families = text_string_to_metric_families(response.text)
     samples = [sample for family in families for sample in family.samples if sample.name == name]
     return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
-
-
-async def eventually(true: Callable[[], Any], seconds: float = 15.0) -> None:
-    """Wait until the awaitable that `true` makes is true."""
-    deadline = asyncio.get_running_loop().time() + seconds
-    while not await true():
-        assert asyncio.get_running_loop().time() < deadline, "it never came true"
-        await asyncio.sleep(0.05)
 
 
 # --- metrics -------------------------------------------------------------------------------------
@@ -242,82 +230,3 @@ asyncio.run(main())
     assert all(line["at"][-1].endswith(" broken") for line in written)
     assert SAID not in done.stderr
     assert KEY not in done.stderr
-
-
-# --- health --------------------------------------------------------------------------------------
-
-
-@pytest.mark.may_block("it starts and stops servers and waits for them")
-async def test_ready_says_when_the_database_is_gone_and_recovers_by_itself(server_folder: Path) -> None:
-    with EmbeddedPostgres(server_folder / "store") as postgres:
-        server = ServerProcess(server_folder, database_url=postgres.start(), demo_delay_s=0)
-        with server:
-            async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
-                ready = await http.get("/health/ready")
-                assert ready.json() == {"status": "ok", "server": "ok", "database": "ok"}
-                await Client(http).say("help")
-                postgres.stop()
-                began = time.monotonic()
-                gone = await http.get("/health/ready")
-                assert time.monotonic() - began < 3
-                assert gone.status_code == 503
-                assert gone.json() == {"status": "unavailable", "server": "ok", "database": "unavailable"}
-                assert (await http.get("/health/live")).status_code == 200
-                postgres.start()
-                await eventually(lambda: _is_ready(http), 20)
-                assert (await Client(http).say("help"))[-1].type == "turn.committed"
-            assert server.stop() == 0
-
-
-@pytest.mark.may_block("it starts and stops servers and waits for them")
-async def test_a_database_that_is_frozen_is_not_waited_for(server_folder: Path) -> None:
-    with EmbeddedPostgres(server_folder / "store") as postgres:
-        server = ServerProcess(server_folder, database_url=postgres.start())
-        with server:
-            frozen = servers_over(server_folder)
-            async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
-                try:
-                    _signal_all(frozen, signal.SIGSTOP)
-                    for _ in range(3):
-                        began = time.monotonic()
-                        assert not await _is_ready(http)
-                        assert time.monotonic() - began < 3.5
-                    assert (await http.get("/health/live")).status_code == 200
-                finally:
-                    _signal_all(frozen, signal.SIGCONT)
-                await eventually(lambda: _is_ready(http), 20)
-            assert server.stop() == 0
-
-
-def _signal_all(pids: Iterable[int], number: int) -> None:
-    for pid in pids:
-        os.kill(pid, number)
-
-
-async def _is_ready(http: httpx.AsyncClient) -> bool:
-    return (await http.get("/health/ready")).status_code == 200
-
-
-@pytest.mark.may_block("it starts a server and waits for it")
-async def test_while_shutting_down_nothing_new_begins_and_what_runs_ends(
-    database_url: str, server_folder: Path
-) -> None:
-    with ServerProcess(server_folder, database_url=database_url, demo_delay_s=0.05) as server:
-        async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
-            running = asyncio.create_task(Client(http).say("long 30", conversation_id="last"))
-            await asyncio.sleep(0.5)
-            assert server._process
-            server._process.send_signal(signal.SIGTERM)
-            await asyncio.sleep(0.2)
-            ready = await http.get("/health/ready")
-            assert (ready.status_code, ready.json()["server"]) == (503, "shutting_down")
-            new = await http.post("/v1/messages/stream", json=_said("hello"))
-            assert (new.status_code, new.json()["code"]) == (503, "shutting_down")
-            assert new.headers["retry-after"] == "2"
-            frames = await running
-        assert frames[-1].type == "turn.committed"
-        assert server.stop() == 0
-    with psycopg.connect(database_url) as connection:
-        assert connection.execute("SELECT conversation, state FROM turns").fetchall() == [
-            ("last", "committed")
-        ]
