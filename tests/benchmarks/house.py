@@ -1,6 +1,6 @@
-"""A server as users run it, with a model that says CONTENT at once.
+"""A server as users run it, with a model that says SIZE bytes at once.
 
-Started as `python -m tests.benchmarks.house URL CONTENT`. Prints its port when it listens. The log lines of
+Started as `python -m tests.benchmarks.house URL SIZE`. Prints its port when it listens. The log lines of
 its turns go to standard error, as always.
 """
 
@@ -16,36 +16,38 @@ from api.bootstrap import open_house
 from api.server import Server, listen
 from api.settings import Settings
 from application.ports import Finished, ModelChunk, ModelRequest, TextDelta
+from tests.benchmarks.texts import texts
 
 DELTAS = 5
 
 
 class InstantModel:
-    """Says the same at once, whatever it is asked, in five pieces."""
+    """Says something of `size` bytes at once, whatever it is asked, in five pieces."""
 
-    def __init__(self, content: str) -> None:
-        size = -(-len(content) // DELTAS)
-        self._pieces = [content[start : start + size] for start in range(0, len(content), size)]
+    def __init__(self, size: int) -> None:
+        self._texts = texts(size, seed=2)
+        self._piece = -(-size // DELTAS)
 
     async def answer(self, request: ModelRequest) -> AsyncGenerator[ModelChunk, None]:
         """Stream the answer."""
-        for piece in self._pieces:
-            yield TextDelta(piece)
+        content = next(self._texts)
+        for start in range(0, len(content), self._piece):
+            yield TextDelta(content[start : start + self._piece])
         yield Finished("stop", 50, 150)
 
 
-async def serve(settings: Settings, sock: socket.socket, url: str, content: str) -> None:
-    async with open_house(settings, url, InstantModel(content)) as house:
+async def serve(settings: Settings, sock: socket.socket, url: str, size: int) -> None:
+    async with open_house(settings, url, InstantModel(size)) as house:
         await Server(house, settings.grace_s).serve(sockets=[sock])
 
 
-def main(url: str, content: str) -> None:
+def main(url: str, size: str) -> None:
     settings = Settings(_env_file=None, database_url=url, port=0)
     log_output.configure(settings.log_level)
     sock = listen(settings.host, settings.port)
     print(sock.getsockname()[1], flush=True)
     with sock, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(settings, sock, url, content))
+        runner.run(serve(settings, sock, url, int(size)))
 
 
 if __name__ == "__main__":

@@ -19,9 +19,7 @@ from infrastructure.postgres.embedded import EmbeddedPostgres
 from tests.benchmarks.processes import found_by, served
 from tests.benchmarks.talkers import connected, request
 
-ANSWER = (
-    "We agreed to keep the minutes of every meeting, word for word, and to read them before the next one."
-)
+ANSWER = 100  # bytes
 CONNECTIONS = (1, 32, 128)
 TARGETS = {32: "at least 0.3"}
 Figures = dict[tuple[str, int], list[dict[str, float]]]
@@ -83,7 +81,7 @@ def run(seconds: float = 5.0, rounds: int = 3) -> list[tuple[str, str, str, str]
     ):
         url = postgres.start()
         schema.migrate(url)
-        with served("house", url, ANSWER) as house:
+        with served("house", url, str(ANSWER)) as house:
             frames = Path(folder) / "frames"
             frames.write_bytes(asyncio.run(one_turn(house)))
             with served("peers.bare", str(frames)) as bare:

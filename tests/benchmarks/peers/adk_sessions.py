@@ -9,6 +9,7 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Iterator
 from uuid import uuid4
 
 import psycopg
@@ -20,6 +21,7 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import URL
 
 from tests.benchmarks.stored import growth, stored_bytes
+from tests.benchmarks.texts import texts
 
 APP = "minutes"
 
@@ -30,7 +32,7 @@ def event(author: str, role: str, text: str, invocation: str) -> Event:
 
 
 async def conversed(
-    service: DatabaseSessionService, turns: int, said: str, content: str
+    service: DatabaseSessionService, turns: int, said: Iterator[str], answers: Iterator[str]
 ) -> tuple[Session, list[float]]:
     """Take the turns; returns the session and the seconds of each turn."""
     session = await service.create_session(app_name=APP, user_id="anna")
@@ -38,13 +40,14 @@ async def conversed(
     for _ in range(turns):
         started = time.perf_counter()
         invocation = f"e-{uuid4()}"
-        await service.append_event(session, event("user", "user", said, invocation))
-        await service.append_event(session, event("assistant", "model", content, invocation))
+        await service.append_event(session, event("user", "user", next(said), invocation))
+        await service.append_event(session, event("assistant", "model", next(answers), invocation))
         times.append(time.perf_counter() - started)
     return session, times
 
 
-async def main(url: str, turns: int, warm_up: int, said: str, content: str) -> None:
+async def main(url: str, turns: int, warm_up: int, said: int, answer: int) -> None:
+    words = (texts(said, seed=1), texts(answer, seed=2))
     parts = conninfo_to_dict(url)
     where = URL.create(
         "postgresql+asyncpg",
@@ -53,10 +56,10 @@ async def main(url: str, turns: int, warm_up: int, said: str, content: str) -> N
         query={"host": str(parts["host"])},
     )
     service = DatabaseSessionService(where.render_as_string(hide_password=False))
-    await conversed(service, warm_up, said, content)
+    await conversed(service, warm_up, *words)
     with psycopg.connect(url, autocommit=True) as connection:
         before = stored_bytes(connection)
-        session, times = await conversed(service, turns, said, content)
+        session, times = await conversed(service, turns, *words)
         after = stored_bytes(connection)
     started = time.perf_counter()
     whole = await service.get_session(app_name=APP, user_id="anna", session_id=session.id)
@@ -67,4 +70,4 @@ async def main(url: str, turns: int, warm_up: int, said: str, content: str) -> N
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]))
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])))

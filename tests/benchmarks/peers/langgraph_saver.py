@@ -8,6 +8,7 @@ conversation. Prints JSON.
 import json
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -17,13 +18,15 @@ from langgraph.checkpoint.postgres import PostgresSaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 from tests.benchmarks.stored import growth, stored_bytes
+from tests.benchmarks.texts import texts
 
 
-def answering(content: str) -> Any:
-    """Return the graph's builder; its one node says `content`."""
+def answering(size: int) -> Any:
+    """Return the graph's builder; its one node says `size` bytes."""
+    answers = texts(size, seed=2)
 
     def answer(state: MessagesState) -> dict[str, Any]:
-        return {"messages": [AIMessage(content)]}
+        return {"messages": [AIMessage(next(answers))]}
 
     builder = StateGraph(MessagesState)
     builder.add_node("answer", answer)
@@ -32,24 +35,25 @@ def answering(content: str) -> Any:
     return builder
 
 
-def conversed(graph: Any, turns: int, said: str) -> tuple[dict[str, Any], list[float]]:
+def conversed(graph: Any, turns: int, words: Iterator[str]) -> tuple[dict[str, Any], list[float]]:
     """Take the turns; returns the thread and the seconds of each turn."""
     thread = {"configurable": {"thread_id": str(uuid4())}}
     times = []
     for _ in range(turns):
         started = time.perf_counter()
-        graph.invoke({"messages": [HumanMessage(said)]}, thread)
+        graph.invoke({"messages": [HumanMessage(next(words))]}, thread)
         times.append(time.perf_counter() - started)
     return thread, times
 
 
-def main(url: str, turns: int, warm_up: int, said: str, content: str) -> None:
+def main(url: str, turns: int, warm_up: int, said: int, answer: int) -> None:
     with PostgresSaver.from_conn_string(url) as saver, psycopg.connect(url, autocommit=True) as connection:
         saver.setup()
-        graph = answering(content).compile(checkpointer=saver)
-        conversed(graph, warm_up, said)
+        words = texts(said, seed=1)
+        graph = answering(answer).compile(checkpointer=saver)
+        conversed(graph, warm_up, words)
         before = stored_bytes(connection)
-        thread, times = conversed(graph, turns, said)
+        thread, times = conversed(graph, turns, words)
         after = stored_bytes(connection)
         started = time.perf_counter()
         messages = graph.get_state(thread).values["messages"]
@@ -59,4 +63,4 @@ def main(url: str, turns: int, warm_up: int, said: str, content: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5])
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))
