@@ -77,7 +77,7 @@ class PostgresTurns:
         for somebody else's turn id. `Existing` says nothing about the payload: compare the hash.
         """
         asked = (request.turn_id, request.conversation_id, request.subject, request.kind)
-        payload = (self._json.encode(request.payload), request.payload_hash.encode())
+        payload = (self._json.encode(request.payload), bytes.fromhex(request.payload_hash))
         row = await self._row(ACCEPT, (*asked, *payload, self._node, self._lease))
         assert row, "turn_accept always answers"  # noqa: S101
         answer = self._answer(row, request.turn_id)
@@ -169,7 +169,7 @@ class PostgresTurns:
     def _turn(self, row: Sequence[Any]) -> TurnRow:
         turn = dict(zip(COLUMNS, row, strict=True))
         turn["payload"] = self._decoded(turn["payload"])
-        turn["payload_hash"] = turn["payload_hash"].decode()
+        turn["payload_hash"] = turn["payload_hash"].hex()
         turn["outcome"] = self._decoded(turn["outcome"])
         return TurnRow(*turn.values())
 

@@ -30,7 +30,7 @@ async def test_the_same_turn_is_accepted_once(turns: Turns, elsewhere: Turns) ->
 
 async def test_a_repeat_with_another_payload_is_left_to_the_caller_to_judge(turns: Turns) -> None:
     row = await accepted(turns)
-    other = asked(turn_id="t1", payload={}, payload_hash="0")
+    other = asked(turn_id="t1", payload={}, payload_hash="0" * 64)
     assert await turns.accept(other) == Existing(row)
 
 
