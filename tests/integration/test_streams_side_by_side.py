@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from application.ports import Accepted, TurnRequest
+from application.protocol import payload_hash
 from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.turns import PostgresTurns
 from tests.integration.streams import (
@@ -56,7 +57,7 @@ async def test_three_results_sent_at_the_same_instant_are_all_recorded_and_the_a
 @asynccontextmanager
 async def busy(database_url: str, conversation_id: str) -> AsyncIterator[None]:
     """Let a turn of another server run in this conversation for the length of the block."""
-    request = TurnRequest("busy", conversation_id, "local", "user_message", {}, "hash")
+    request = TurnRequest("busy", conversation_id, "local", "user_message", {}, payload_hash({}))
     async with open_pool(database_url, max_size=2) as pool:
         turns = PostgresTurns(pool, "another-server", 60)
         assert isinstance(await turns.accept(request), Accepted)

@@ -1,19 +1,9 @@
 """The state table over HTTP: what each message does in each state, by the table of the documentation."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from application.ids import new_id
-from application.ports import Accepted, Closing, TurnRequest
-from domain.aggregate import By
-from infrastructure.postgres.appender import Appender
-from infrastructure.postgres.mapper import MinutesMapper
-from infrastructure.postgres.pool import open_pool
-from infrastructure.postgres.turns import PostgresTurns
-from infrastructure.postgres.unit_of_work import PostgresUnitOfWork
 from tests.integration.streams import (
     ask,
     calls_of,
@@ -26,25 +16,12 @@ from tests.integration.streams import (
 from tests.serving import Client, SseFrame, serving
 
 ADA = {"conversation_id": "ada"}
-NODE = "another-server"
 
 
-@asynccontextmanager
-async def unit_of_work(database_url: str) -> AsyncIterator[PostgresUnitOfWork]:
-    """Work on the conversation from outside, and commit at the end."""
-    turn_id = new_id()
-    appender = Appender(database_url)
-    await appender.start()
-    async with open_pool(database_url, max_size=2) as pool:
-        accepted = await PostgresTurns(pool, NODE, 60).accept(
-            TurnRequest(turn_id, "ada", "local", "archive", {}, "hash")
-        )
-        assert isinstance(accepted, Accepted)
-        work = PostgresUnitOfWork("ada", turn_id, NODE, appender, pool, MinutesMapper())
-        async with work:
-            yield work
-            await work.commit(Closing(turn_id, 1, 0))
-    await appender.stop()
+async def amend(client: Client, archived: bool) -> None:
+    """Archive the conversation, or reopen it."""
+    response = await client.http.patch("/v1/conversations/ada", json={"archived": archived})
+    assert response.status_code == 200, response.text
 
 
 class Known:
@@ -68,7 +45,7 @@ class Known:
         return messages[kind]
 
 
-async def reach(client: Client, state: str, database_url: str) -> Known:
+async def reach(client: Client, state: str) -> Known:
     """Bring the conversation into this state."""
     words = {
         "idle": ("help", "ask"),
@@ -84,8 +61,7 @@ async def reach(client: Client, state: str, database_url: str) -> Known:
         frames = await client.send(known.message("plan_decision"), **ADA)
         known.calls = calls_of(frames)
     if state == "archived":
-        async with unit_of_work(database_url) as work:
-            work.conversation.archive(By("user:local", work._turn_id))
+        await amend(client, archived=True)
         return known
     assert end_of(frames)["state"] == state
     return known
@@ -115,7 +91,7 @@ async def test_what_a_state_does_not_wait_for_is_refused_and_changes_nothing(
     database_url: str, state: str
 ) -> None:
     async with serving(database_url) as server:
-        known = await reach(server.client, state, database_url)
+        known = await reach(server.client, state)
         before = await log_of(database_url)
         for kind, code in ((kind, code) for there, kind, code in REFUSALS if there == state):
             problem = await refused(server.client, known.message(kind), code, **ADA)
@@ -126,7 +102,7 @@ async def test_what_a_state_does_not_wait_for_is_refused_and_changes_nothing(
 @pytest.mark.parametrize("state", ["awaiting_tool_results", "awaiting_decision", "plan_in_execution"])
 async def test_an_unknown_call_is_404_where_calls_are_open(database_url: str, state: str) -> None:
     async with serving(database_url) as server:
-        known = await reach(server.client, state, database_url)
+        known = await reach(server.client, state)
         known.calls = ["call_unknown"]
         for kind in ("tool_result", "hitl_decision"):
             await refused(server.client, known.message(kind), "call_not_found", **ADA)
@@ -136,7 +112,7 @@ async def test_an_unknown_plan_or_version_is_404_in_review_and_a_decided_one_409
     database_url: str,
 ) -> None:
     async with serving(database_url) as server:
-        known = await reach(server.client, "plan_in_review", database_url)
+        known = await reach(server.client, "plan_in_review")
         message = known.message("plan_decision")
         for other in ({"plan_id": "other"}, {"plan_version": 2}):
             await refused(server.client, {**message, **other}, "plan_not_found", **ADA)
@@ -160,7 +136,7 @@ async def test_a_user_message_takes_the_place_of_what_was_open(
     database_url: str, state: str, first: list[str]
 ) -> None:
     async with serving(database_url) as server:
-        known = await reach(server.client, state, database_url)
+        known = await reach(server.client, state)
         frames = await server.client.send(known.message("user_message"), **ADA)
     assert types(frames) == [*first, "model_called", "assistant_message_sent"]
     assert end_of(frames)["state"] == "idle"
@@ -171,7 +147,7 @@ async def test_a_user_message_takes_the_place_of_what_was_open(
 @pytest.mark.parametrize("state", ["idle", "awaiting_tool_results", "awaiting_decision", "plan_in_review"])
 async def test_a_switch_leaves_what_is_open_as_it_is(database_url: str, state: str) -> None:
     async with serving(database_url) as server:
-        await reach(server.client, state, database_url)
+        await reach(server.client, state)
         frames = await server.client.send({"type": "switch_agent", "agent": "debug"}, **ADA)
     assert types(frames) == ["switched"]
     assert end_of(frames)["state"] == state
@@ -179,8 +155,7 @@ async def test_a_switch_leaves_what_is_open_as_it_is(database_url: str, state: s
 
 async def test_a_conversation_that_is_reopened_goes_on(database_url: str) -> None:
     async with serving(database_url) as server:
-        known = await reach(server.client, "archived", database_url)
-        async with unit_of_work(database_url) as work:
-            work.conversation.reopen(By("user:local", work._turn_id))
+        known = await reach(server.client, "archived")
+        await amend(server.client, archived=False)
         await refused(server.client, known.message("tool_result"), "call_closed", **ADA)
         assert types(await server.client.say("help", **ADA))[0] == "user_message_received"
