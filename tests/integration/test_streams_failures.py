@@ -8,12 +8,15 @@ from application.user_message import user_message
 from tests.integration.streams import (
     Gate,
     as_logged,
+    calls_of,
     check_frames,
     committed,
     data_of,
     end_of,
     in_turn,
     log_of,
+    reading,
+    result,
     rows,
     said_by,
     status_of,
@@ -169,3 +172,49 @@ async def test_an_error_in_our_own_code_is_an_internal_error_and_stores_nothing(
     assert end_of(frames)["code"] == "internal_error"
     assert end_of(frames)["retryable"] is False
     assert "secret" not in str(frames)
+
+
+async def test_a_result_whose_turn_failed_is_not_recorded_and_a_retry_records_it(database_url: str) -> None:
+    script = in_turn(reading(1), [Status(500)], [Text("thanks")])
+    async with steered(database_url, script) as (server, _):
+        (call_id,) = calls_of(await server.client.say("hi", **ADA))
+        before = await log_of(database_url)
+        failed = await result(server.client, "ada", call_id, [0], turn_id="t-2")
+        assert failed[-1].type == "turn.failed"
+        assert await log_of(database_url) == before
+        again = await retry(server, "t-2")
+        assert await log_of(database_url) == before + as_logged(again)
+    check_frames(again, attempt=2)
+    assert types(again) == ["tool_result_received", "model_called", "assistant_message_sent"]
+    assert data_of(again, "conversation.tool_result_received")[0]["result"] == [0]
+
+
+async def test_a_retry_that_comes_too_late_is_refused_and_blocks_nothing(database_url: str) -> None:
+    async with steered(database_url, in_turn(reading(1), [Status(500)])) as (server, _):
+        (call_id,) = calls_of(await server.client.say("hi", **ADA))
+        await result(server.client, "ada", call_id, turn_id="t-2")
+        await server.client.say("never mind", **ADA)
+        before = await log_of(database_url)
+        for _ in range(2):
+            with pytest.raises(Refused, match="call_closed"):
+                await retry(server, "t-2")
+        assert (await status_of(server, "t-2"))["state"] in ("failed", "abandoned")
+        assert await log_of(database_url) == before
+        assert types(await server.client.say("go on", **ADA))[-1] == "assistant_message_sent"
+
+
+async def test_who_attaches_to_a_retry_with_a_cursor_of_the_first_attempt_reads_it_from_its_start(
+    database_url: str,
+) -> None:
+    gate = Gate()
+    async with steered(database_url, in_turn([Text("half"), Cut()], gate.pieces())) as (server, _):
+        first = await server.client.send(HELLO, **ADA, turn_id="t-1")
+        second = asyncio.create_task(retry(server, "t-1"))
+        await gate.reached.wait()
+        attached = asyncio.create_task(server.client.read_turn("t-1", first[-1].id))
+        repeated = asyncio.create_task(server.client.send(HELLO, **ADA, turn_id="t-1"))
+        await asyncio.sleep(0.1)
+        gate.opened.set()
+        frames = await second
+        assert await attached == await repeated == frames
+    check_frames(frames, attempt=2)
