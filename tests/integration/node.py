@@ -31,7 +31,7 @@ class Store:
         self.turns = PostgresTurns(pool, node, 30.0)
         self.log = PostgresLog(pool, MAPPER.to_logged)
 
-    def unit(self, turn: TurnRow | str, conversation_id: str = "c1", **sizes: int) -> PostgresUnitOfWork:
+    def unit(self, turn: TurnRow | str, conversation_id: str = "c1", **sizes: Any) -> PostgresUnitOfWork:
         turn_id = turn if isinstance(turn, str) else turn.turn_id
         return PostgresUnitOfWork(
             conversation_id, turn_id, self.node, self.appender, self.pool, MAPPER, **sizes
