@@ -1,0 +1,151 @@
+"""Read models of a server as users run it: rebuilt under load, killed under load, stopped and seen."""
+
+import asyncio
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from infrastructure.projections.registry import READ_MODELS
+from tests.crowd import Crowd
+from tests.integration.saves import query
+from tests.projecting import happened, held, is_at, reference, store, tables_left, wait_until, woven
+from tests.serving import REPOSITORY, ServerProcess, serving
+from tests.unit.commands import Command
+
+pytestmark = pytest.mark.may_block("the test itself asks the database; the servers are other processes")
+
+STOPPED = "UPDATE projections SET state = 'failed', failed_position = 7 WHERE name = 'usage'"
+TALK: list[Command] = [
+    ("receive_user_message", ("m1", "hello")),
+    ("send_assistant_message", ("m2", "coder", "good morning", "stop")),
+    ("rename", ("a title",)),
+    ("receive_user_message", ("m3", "and goodbye")),
+]
+
+
+def talks(count: int, first: int = 0) -> Any:
+    return woven([happened(f"c{number}", TALK) for number in range(first, first + count)])
+
+
+def command(folder: Path, url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MINUTEBOOK_")}
+    environment |= {"PYTHONPATH": str(REPOSITORY), "MINUTEBOOK_DATABASE_URL": url}
+    arguments = (sys.executable, "-m", "api", *arguments)
+    return subprocess.run(arguments, check=False, capture_output=True, text=True, env=environment, cwd=folder)
+
+
+@pytest.mark.timeout(300)
+async def test_nobody_notices_three_rebuilds(database_url: str, server_folder: Path) -> None:
+    """50 readers and 20 writers meet no failure, and no answer goes back in time."""
+    head = store(database_url, talks(3_000))
+    with ServerProcess(server_folder, database_url=database_url, demo_delay_s=0) as server:
+        for model in READ_MODELS:
+            wait_until(is_at(database_url, model, head), timeout_s=60)
+        async with Crowd(server.url, readers=50, writers=20, pause_s=0.05) as crowd:
+            await asyncio.sleep(1)
+            for _ in range(3):
+                done = await asyncio.to_thread(command, server_folder, database_url, "rebuild", "--json")
+                assert done.returncode == 0, done.stdout + done.stderr
+        head = query(database_url, "SELECT position FROM log_head")[0][0]
+        for model in READ_MODELS:
+            wait_until(is_at(database_url, model, head), timeout_s=30)
+    assert crowd.seen.failures == []
+    assert crowd.seen.steps_back == []
+    assert crowd.seen.writes > 20
+    assert len(crowd.seen.reads) > 500
+    for model in READ_MODELS:
+        assert held(database_url, model) == reference(database_url, model)
+    assert tables_left(database_url) == []
+
+
+@pytest.mark.timeout(300)
+def test_a_server_killed_20_times_while_events_come_in_loses_and_repeats_nothing(
+    database_url: str, server_folder: Path
+) -> None:
+    over = threading.Event()
+
+    def write() -> None:
+        first = 0
+        while not over.is_set():
+            store(database_url, talks(20, first))
+            first += 20
+            over.wait(0.02)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    chance = random.Random(3)
+    try:
+        for _ in range(20):
+            with ServerProcess(server_folder, database_url=database_url) as server:
+                over.wait(chance.uniform(0, 0.4))
+                server.kill()
+    finally:
+        over.set()
+        writer.join()
+    before = [
+        query(database_url, f"SELECT position FROM projections WHERE name = '{m.name}'") for m in READ_MODELS
+    ]
+    head = query(database_url, "SELECT position FROM log_head")[0][0]
+    assert all(0 < position < head for position in before), "it was never killed in the middle"
+    with ServerProcess(server_folder, database_url=database_url):
+        for model in READ_MODELS:
+            wait_until(is_at(database_url, model, head), timeout_s=60)
+    for model in READ_MODELS:
+        assert held(database_url, model) == reference(database_url, model)
+
+
+async def test_a_read_model_that_has_stopped_is_named_where_an_operator_looks(
+    database_url: str, server_folder: Path
+) -> None:
+    async with serving(database_url) as server:
+        await server.client.say("help")
+        head = query(database_url, "SELECT position FROM log_head")[0][0]
+        wait_until(is_at(database_url, READ_MODELS[-1], head))
+        ready = await server.client.http.get("/health/ready")
+        assert (ready.status_code, ready.json()["projections"]) == (200, "ok")
+        query(
+            database_url, "UPDATE projections SET state = 'failed', failed_position = 7 WHERE name = 'usage'"
+        )
+        ready = await server.client.http.get("/health/ready")
+        assert (ready.status_code, ready.json()["projections"]) == (200, {"usage": "failed at position 7"})
+        assert await told(server.client.http, 'projection_failed{projection="usage"} 1.0')
+        assert await told(server.client.http, 'projection_lag_events{projection="transcript"} 0.0')
+        listed = await asyncio.to_thread(command, server_folder, database_url, "projections", "--json")
+    rows = {row["name"]: row for row in map(json.loads, listed.stdout.splitlines())}
+    assert set(rows) == {model.name for model in READ_MODELS}
+    assert (rows["usage"]["state"], rows["usage"]["failed_position"]) == ("failed", 7)
+    assert (rows["transcript"]["position"], rows["transcript"]["lag"]) == (head, 0)
+
+
+async def told(http: httpx.AsyncClient, line: str) -> bool:
+    """Wait until the metrics say so."""
+    for _ in range(50):
+        if line in (await http.get("/metrics")).text.splitlines():
+            return True
+        await asyncio.sleep(0.1)
+    return False
+
+
+def test_the_command_rebuilds_compares_and_says_what_differs(database_url: str, server_folder: Path) -> None:
+    head = store(database_url, talks(50))
+    made = command(server_folder, database_url, "rebuild", "usage", "transcript", "--json")
+    assert made.returncode == 0, made.stderr
+    lines = [json.loads(line) for line in made.stdout.splitlines()]
+    assert [line["position"] for line in lines if line["phase"] == "swapped"] == [head, head]
+    same = command(server_folder, database_url, "rebuild", "usage", "--verify")
+    assert (same.returncode, "every row is as the log says" in same.stdout) == (0, True)
+    query(database_url, "DELETE FROM read_usage WHERE conversation = 'c3'")
+    other = command(server_folder, database_url, "rebuild", "usage", "--verify")
+    assert other.returncode == 1
+    assert "'conversation': 'c3'" in other.stdout
+    assert "is missing" in other.stdout
+    unknown = command(server_folder, database_url, "rebuild", "nothing")
+    assert (unknown.returncode, "There is no read model nothing" in unknown.stderr) == (1, True)
