@@ -1,5 +1,6 @@
 """Somebody who reads over HTTP, and logs to read."""
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from infrastructure.projections.read_model import ReadModel
 from infrastructure.projections.reading import read_page
 from infrastructure.projections.registry import READ_MODELS
 from infrastructure.projections.writing import Store
-from tests.projecting import happened
+from tests.projecting import happened, store
 from tests.serving import Serving
 from tests.unit.commands import Command
 
@@ -41,6 +42,16 @@ def of(person: str, conversation_id: str, *history: Command) -> list[NewEvent]:
         replace(event, actor=f"user:{person}") if event.actor == "user:ada" else event
         for event in happened(conversation_id, history)
     ]
+
+
+async def happen(url: str, person: str, conversation_id: str, *history: Command) -> None:
+    """Store what happened in a conversation of this person; the loop goes on meanwhile."""
+    await asyncio.to_thread(lambda: store(url, of(person, conversation_id, *history)))
+
+
+async def caught_up(url: str) -> None:
+    """Let all read models get to the head of the log; the loop goes on meanwhile."""
+    await asyncio.to_thread(catch_up, url)
 
 
 def catch_up(url: str, *models: ReadModel) -> None:

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.projecting import store
-from tests.reading import NAMED, asks, catch_up, of, reader, says, standing_still
+from tests.reading import NAMED, asks, caught_up, happen, of, reader, says, standing_still
 from tests.serving import serving
 from tests.unit.commands import TASKS, Command
 
@@ -80,7 +79,7 @@ async def test_what_a_client_has_already_is_not_sent_again(database_url: str) ->
 
 async def test_to_anybody_else_a_conversation_does_not_exist(database_url: str) -> None:
     history = [says("a secret word"), asks("call-1")]
-    store(database_url, of("ada", "hers", *history))
+    await happen(database_url, "ada", "hers", *history)
     async with serving(database_url, **NAMED) as server:
         ada, bob = reader(server), reader(server, "bob", "chat operate")
         position = len(of("ada", "hers", *history))
@@ -106,14 +105,11 @@ async def test_to_anybody_else_a_conversation_does_not_exist(database_url: str) 
 
 
 async def test_the_list_is_filtered_by_state_agent_and_a_part_of_the_title(database_url: str) -> None:
-    logs = [
-        of("ada", "waits", says("Flight to Ōsaka 100%"), asks("call-1")),
-        of("ada", "plans", says("A plan"), PLAN),
-        of("ada", "gone", says("old news"), ("archive", ())),
-    ]  # fmt: skip
-    for log in logs:
-        store(database_url, log)
-    catch_up(database_url)
+    waiting = [says("Flight to Ōsaka 100%"), asks("call-1")]
+    await happen(database_url, "ada", "waits", *waiting)
+    await happen(database_url, "ada", "plans", says("A plan"), PLAN)
+    await happen(database_url, "ada", "gone", says("old news"), ("archive", ()))
+    await caught_up(database_url)
     async with serving(database_url, projections=False, **NAMED) as server:
 
         async def found(**query: Any) -> list[str]:
@@ -188,8 +184,8 @@ async def test_the_agents_are_listed_with_their_tools_and_where_they_are_on(data
 async def test_usage_adds_up_in_whatever_groups_it_is_asked_for(database_url: str) -> None:
     history = [("rename", (str(number),)) for number in range(9)]
     for number in range(3):
-        store(database_url, of("ada", f"c{number}", *history))
-    catch_up(database_url)
+        await happen(database_url, "ada", f"c{number}", *history)
+    await caught_up(database_url)
     async with serving(database_url, projections=False, **NAMED) as server:
         ada = reader(server)
         (whole,) = await ada.all_pages("/usage", "usage")
