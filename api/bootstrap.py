@@ -158,7 +158,7 @@ async def open_house(
     node = f"{socket.gethostname()}:{os.getpid()}:{new_id()[-12:]}"
     metrics = PrometheusMetrics()
     roster = _roster(settings)
-    router = _model(settings, roster)
+    router = await asyncio.to_thread(_model, settings, roster)  # reads certificates, imports libraries
     mapper = MinutesMapper()
     appender = Appender(url, on_batch=metrics.batch_appended)
     async with open_pool(url, max_size=settings.pool_size) as pool:
