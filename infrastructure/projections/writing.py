@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final
 
 import psycopg
+from psycopg.rows import tuple_row
 
 from infrastructure.projections.read_model import Key, ReadModel, Row, RowKey, Rows, Table
 
@@ -123,7 +124,8 @@ class _Table:
     def load(self, connection: psycopg.Connection, keys: Collection[Key]) -> dict[RowKey, Row]:
         # A key may have been cleaned on its way into the table; the fold asks for it as it was.
         asked = {self._clean(key): key for key in keys}
-        cursor = connection.execute(self._select, self._arrays(asked), prepare=True)
+        cursor = connection.cursor(row_factory=tuple_row)
+        cursor.execute(self._select, self._arrays(asked), prepare=True)
         rows = (dict(zip(self._names, values, strict=True)) for values in cursor)
         return {(self._base, asked[self.key_of(row)]): row for row in rows}
 
