@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from api import amendments, errors, feeds, health, origin, reads, schema, streams
+from api import amendments, console, errors, feeds, health, origin, reads, schema, streams
 from application.agents import AgentRoster
 from application.live import FeedLog, LiveFeed
 from application.ports import Limits, Metrics
@@ -43,6 +43,6 @@ def create_app(doors: Doors) -> FastAPI:
     for name, value in vars(doors).items():
         setattr(app.state, name, value)
     errors.install(app)
-    for door in (streams, feeds, reads, amendments, schema, health, origin):
+    for door in (streams, feeds, reads, amendments, schema, health, origin, console):
         app.include_router(door.router)
     return app

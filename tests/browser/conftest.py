@@ -1,0 +1,23 @@
+"""What the browser tests ask for: one Chromium for all of them, and a server to look at."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.browser.chromium import Browser, chromium
+from tests.serving import ServerProcess
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless Chromium; pages of it know nothing of one another."""
+    with chromium(tmp_path_factory.mktemp("chromium")) as running:
+        yield running
+
+
+@pytest.fixture
+def server(database_url: str, tmp_path: Path) -> Iterator[ServerProcess]:
+    """A server process as users run it, its demo model a little faster than life."""
+    with ServerProcess(tmp_path, database_url=database_url, demo_delay_s=0.01, lease_s=3) as running:
+        yield running
