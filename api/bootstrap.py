@@ -198,7 +198,7 @@ async def open_house(
             identity_header=settings.identity_header,
             scopes_header=settings.scopes_header,
         )
-        tailer = Tailer(url, mapper.to_logged, live.publish, mirrors.wake)
+        tailer = Tailer(url, mapper.to_logged, live, mirrors.wake)
         projector = Projector(url, READ_MODELS if settings.projections else (), metrics)
         await projector.start()
         live.position = await log.head()

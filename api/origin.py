@@ -13,7 +13,7 @@ from api.auth import Chatter
 from api.body import read_body
 from api.errors import RETRY_AFTER_S, STATUS
 from api.origin_chunks import PLAN_PREFIX, Chunks
-from api.sse import event_stream, one_line
+from api.sse import HEARTBEAT, event_stream, one_line
 from application.errors import InvalidMessageError
 from application.frames import Frame
 from application.protocol import Asked, PlanDecision, parsed_json, parsed_request
@@ -89,7 +89,9 @@ async def _pieces(following: Following) -> AsyncIterator[bytes]:
     frames: AsyncIterator[Sequence[Frame]] = following.frames
     async with aclosing(frames) as batches:  # type: ignore[type-var]  # a generator
         async for batch in batches:
-            if said := [chunk for frame in batch for chunk in chunks.of(frame)]:
+            if not batch:
+                yield HEARTBEAT
+            elif said := [chunk for frame in batch for chunk in chunks.of(frame)]:
                 yield _encoded(said)
 
 

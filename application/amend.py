@@ -1,8 +1,9 @@
 """The person renames, archives or reopens a conversation. No model is called."""
 
+from application.agent_loop import return_from_plan
 from application.ports import Committed, UnitOfWork
 from application.protocol import Amend
-from application.turn import Kit, Turn, commit, return_from_plan
+from application.turn import Kit, Turn, commit
 
 
 async def amend(message: Amend, turn: Turn, kit: Kit) -> Committed:

@@ -1,8 +1,9 @@
 """A person decides on one tool call: approve, edit or reject."""
 
+from application.agent_loop import proceed
 from application.ports import Committed
 from application.protocol import HitlDecision
-from application.turn import Kit, Turn, commit, commit_repetition, proceed
+from application.turn import Kit, Turn, commit, commit_repetition
 
 
 async def hitl_decision(message: HitlDecision, turn: Turn, kit: Kit) -> Committed:

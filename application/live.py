@@ -104,6 +104,15 @@ class LiveFeed:
         """The conversations somebody watches here."""
         return list(self._of_conversation)
 
+    @property
+    def has_readers(self) -> bool:
+        """Whether anybody watches here."""
+        return bool(self._of_all or self._of_conversation)
+
+    def pass_over(self, position: int) -> None:
+        """Go on after this position: nobody watched while the log got there."""
+        self.position = max(self.position, position)
+
     async def publish(self, events: Sequence[LoggedEvent]) -> None:
         """Give the next events of the log, in order, to those they concern."""
         owners = await self._owners_of(events) if self._of_all else {}

@@ -1,8 +1,9 @@
 """A person decides on one version of a plan: approve, modify or reject."""
 
+from application.agent_loop import proceed, return_from_plan
 from application.ports import Committed
 from application.protocol import PlanDecision
-from application.turn import Kit, Turn, commit, commit_repetition, proceed, return_from_plan
+from application.turn import Kit, Turn, commit, commit_repetition
 
 
 async def plan_decision(message: PlanDecision, turn: Turn, kit: Kit) -> Committed:

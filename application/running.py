@@ -69,7 +69,7 @@ class Running:
     def cancel(self, turn_id: str) -> None:
         """Ask a turn that runs here to stop and keep what was said."""
         if turn := self._turns.get(turn_id):
-            turn.cancelled.set()
+            turn.cancel()
 
     def open_keeper(self) -> None:
         """Begin to renew leases, to free abandoned turns and to hear cancels from other nodes."""

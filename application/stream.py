@@ -9,6 +9,8 @@ from typing import Any
 from application.frames import Frame, frame
 from application.ports import Limits, TurnRow
 
+HEARTBEAT_S = 15.0
+
 
 class TurnStream:
     """What a turn has said so far. Watchers read at their own pace; the oldest provisional frames go first.
@@ -52,7 +54,10 @@ class TurnStream:
         return () if self.is_over else self._after(seq)
 
     async def watch(self, after: int = 0) -> AsyncIterator[list[Frame]]:
-        """Yield the frames after `after` in batches as they come, up to and with the terminal one."""
+        """Yield the frames after `after` in batches as they come, up to and with the terminal one.
+
+        A batch is empty where nothing was said for `HEARTBEAT_S` seconds.
+        """
         changed = asyncio.Event()
         self._waiting.add(changed)
         try:
@@ -64,7 +69,11 @@ class TurnStream:
                     if batch[-1].is_final:
                         return
                 else:
-                    await changed.wait()
+                    try:
+                        async with asyncio.timeout(HEARTBEAT_S):
+                            await changed.wait()
+                    except TimeoutError:
+                        yield []  # nothing new; whoever sends this on can show that it is still there
         finally:
             self._waiting.discard(changed)
 

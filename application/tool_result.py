@@ -1,8 +1,9 @@
 """The client ran a tool; with the last open call answered the agent goes on."""
 
+from application.agent_loop import proceed
 from application.ports import Committed
 from application.protocol import ToolResult
-from application.turn import Kit, Turn, commit, commit_repetition, proceed
+from application.turn import Kit, Turn, commit, commit_repetition
 
 
 async def tool_result(message: ToolResult, turn: Turn, kit: Kit) -> Committed:

@@ -1,9 +1,10 @@
 """A person said something; the agent answers."""
 
+from application.agent_loop import proceed, return_from_plan
 from application.ids import new_id
 from application.ports import Committed, UnitOfWork
 from application.protocol import UserMessage
-from application.turn import Kit, Turn, commit, proceed, return_from_plan, switch_limit
+from application.turn import Kit, Turn, commit, switch_limit
 
 
 async def user_message(message: UserMessage, turn: Turn, kit: Kit) -> Committed:

@@ -1,12 +1,13 @@
 """The one reader of a process that follows the log: a LISTEN for hints, a poll behind it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 
 import psycopg
 import structlog
 from psycopg.rows import class_row
 
+from application.live import LiveFeed
 from application.ports import LoggedEvent
 from infrastructure.postgres.chunks import CHUNKS_CHANNEL
 from infrastructure.postgres.connections import arguments
@@ -33,13 +34,13 @@ class Tailer:
         self,
         conninfo: str,
         decode: Callable[[Row], LoggedEvent],
-        publish: Callable[[Sequence[LoggedEvent]], Awaitable[None]],
+        live: LiveFeed,
         on_chunks: Callable[[], None],
         poll_s: float = 0.2,
     ) -> None:
         self._conninfo = conninfo
         self._decode = decode
-        self._publish = publish
+        self._live = live
         self._on_chunks = on_chunks
         self._poll_s = poll_s
         self._task: asyncio.Task[None] | None = None
@@ -85,10 +86,22 @@ class Tailer:
                     self._on_chunks()
 
     async def _tell_page(self, connection: psycopg.AsyncConnection) -> int:
+        if not self._live.has_readers:
+            head = await self._head(connection)
+            if not self._live.has_readers:  # nobody came while we asked: what was stored is nobody's news
+                self.position = max(self.position, head)
+                self._live.pass_over(self.position)
+                return 0
         cursor = connection.cursor(binary=True, row_factory=class_row(Row))
         await cursor.execute(_PAGE, (self.position, PAGE), prepare=True)
         rows = await cursor.fetchall()
         if rows:
-            await self._publish([self._decode(row) for row in rows])
+            await self._live.publish([self._decode(row) for row in rows])
             self.position = rows[-1].position
         return len(rows)
+
+    @staticmethod
+    async def _head(connection: psycopg.AsyncConnection) -> int:
+        cursor = await connection.execute("SELECT position FROM log_head", prepare=True)
+        row = await cursor.fetchone()
+        return int(row[0]) if row else 0

@@ -23,3 +23,13 @@ async def test_a_message_is_answered_and_both_are_in_the_log(database_url: str) 
         stored = connection.execute("SELECT position, type FROM log ORDER BY position").fetchall()
     committed = [frame for frame in frames if "position" in frame.data]
     assert stored == [(frame.data["position"], frame.type) for frame in committed]
+
+
+async def test_a_page_of_another_site_cannot_use_the_server_in_its_readers_name(database_url: str) -> None:
+    async with serving(database_url) as server:
+        body = {"message": {"type": "user_message", "content": "help"}}
+        for origin, status in (("https://elsewhere.example", 403), ("null", 403), (server.url, 200)):
+            response = await server.client.http.post(
+                "/v1/messages/stream", json=body, headers={"Origin": origin}
+            )
+            assert response.status_code == status, origin

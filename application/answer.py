@@ -1,0 +1,101 @@
+"""What a model said, and how it becomes events."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from application.agents import AgentProfile
+from application.ids import new_call_id, new_id
+from application.our_tools import OURS, use_our_tool
+from application.policy import Verdict
+from application.ports import Finished, ToolCall, UnitOfWork
+from application.protocol import storable
+from application.turn import SYSTEM, Kit, Turn
+from domain.aggregate import By
+
+
+@dataclass(slots=True)
+class Answer:
+    """What one model call has said so far."""
+
+    agent: str
+    message_id: str = field(default_factory=new_id)
+    text: list[str] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
+    finished: Finished | None = None
+    truncated: bool = False
+
+
+def record(answer: Answer, profile: AgentProfile, work: UnitOfWork, turn: Turn, kit: Kit) -> bool:
+    """Record the answer; returns whether the model is to be asked again in the same turn."""
+    by = turn.by_agent(work)
+    text = "".join(answer.text)
+    if answer.truncated:
+        if text:
+            _send(answer, text, "cancelled", work, by)
+        work.conversation.cancel_turn(turn.by)
+        return False
+    if text or not answer.calls:
+        _send(answer, text, answer.finished.reason if answer.finished else "unknown", work, by)
+    _record_client_calls(answer, profile, work, kit, by)
+    for call in answer.calls:
+        if call.tool in OURS:
+            arguments = parsed_arguments(call.arguments) or {}
+            ids = (new_call_id(), storable_text(call.model_call_id))
+            use_our_tool(call.tool, ids, arguments, work, turn, kit, by)
+    return bool(answer.calls) and work.conversation.agent_may_go_on
+
+
+def _send(answer: Answer, text: str, reason: str, work: UnitOfWork, by: By) -> None:
+    work.conversation.send_assistant_message(
+        answer.message_id, answer.agent, text, reason, by, truncated=answer.truncated
+    )
+
+
+def _record_client_calls(answer: Answer, profile: AgentProfile, work: UnitOfWork, kit: Kit, by: By) -> None:
+    """Record the calls the client is to run, in order, then close those that are forbidden."""
+    forbidden: list[tuple[str, Verdict]] = []
+    for call in answer.calls:
+        if call.tool in OURS:
+            continue
+        arguments, verdict = _judged(call, profile, kit)
+        call_id = new_call_id()
+        asked = {
+            "model_call_id": storable_text(call.model_call_id),
+            "tool": storable_text(call.tool),
+            "arguments": arguments,
+            "agent": profile.name,
+            "requires_decision": verdict.kind != "free",
+            "rule": verdict.rule,
+        }
+        work.conversation.request_call(call_id, asked, by)
+        if verdict.kind == "forbidden":
+            forbidden.append((call_id, verdict))
+    for call_id, verdict in forbidden:
+        work.conversation.close_call(call_id, "forbidden", By(SYSTEM, by.turn_id), verdict.reason)
+
+
+def _judged(call: ToolCall, profile: AgentProfile, kit: Kit) -> tuple[Any, Verdict]:
+    """Return the arguments and the policy's verdict; what is not an object is kept as text and forbidden."""
+    arguments = parsed_arguments(call.arguments)
+    if arguments is None:
+        reason = "The arguments are not a JSON object; call the tool again with valid arguments."
+        return storable_text(call.arguments), Verdict("forbidden", "invalid_arguments", reason)
+    if len(call.arguments.encode("utf-8", "replace")) > kit.limits.message_bytes:
+        reason = f"The arguments are larger than {kit.limits.message_bytes} bytes."
+        return {}, Verdict("forbidden", "arguments_too_large", reason)
+    return arguments, kit.policy.judge(profile, call.tool, arguments)
+
+
+def parsed_arguments(text: str) -> dict[str, Any] | None:
+    """Return a call's arguments, or None where they are no JSON object that the log can keep."""
+    try:
+        arguments = storable(json.loads(text or "{}"))
+    except (ValueError, RecursionError):
+        return None
+    return arguments if isinstance(arguments, dict) else None
+
+
+def storable_text(text: str) -> str:
+    """Replace what no log can keep and no reader can read: NUL and halves of surrogate pairs."""
+    return text.replace("\x00", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
