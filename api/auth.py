@@ -3,10 +3,11 @@
 import re
 from dataclasses import dataclass, field
 from typing import Annotated, Final
+from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 
-from application.errors import ForbiddenError, UnauthenticatedError
+from application.errors import CrossSiteError, ForbiddenError, UnauthenticatedError
 
 ALL_SCOPES: Final = frozenset({"chat", "operate", "audit"})
 LOCAL: Final = "local"
@@ -37,12 +38,20 @@ async def identity_of(request: Request) -> Identity:
     header: str | None = request.app.state.identity_header
     scopes_header: str | None = request.app.state.scopes_header
     if header is None:
+        _refuse_other_sites(request)
         return Identity(LOCAL)
     subject = request.headers.get(header, "")
     if not _SUBJECT.match(subject):
         raise UnauthenticatedError
     given = request.headers.get(scopes_header, "") if scopes_header else CHAT
     return Identity(subject, ALL_SCOPES & set(given.split()))
+
+
+def _refuse_other_sites(request: Request) -> None:
+    """Raise `CrossSiteError` where a page of another site lets a browser ask, which asks as `local` too."""
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        raise CrossSiteError
 
 
 Caller = Annotated[Identity, Depends(identity_of)]

@@ -15,6 +15,7 @@ from domain.errors import MinutebookError
 STATUS: Final[Mapping[str, int]] = {
     "invalid_json": 400,
     "unauthenticated": 401,
+    "cross_site": 403,
     "forbidden": 403,
     "agent_not_found": 404,
     "call_not_found": 404,

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
+from types import TracebackType
 from typing import Any, Final
 
 from sse_starlette import EventSourceResponse
@@ -93,12 +94,14 @@ class Departure:
         self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._begin)
         await self._until_gone.__aenter__()
 
-    async def __aexit__(self, *raised: object) -> bool:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
+    ) -> bool:
         self._timer.cancel()
         if self._watching:
             self._watching.cancel()
         try:
-            await self._until_gone.__aexit__(*raised)
+            await self._until_gone.__aexit__(kind, raised, trace)
         except TimeoutError:
             self.is_noticed = True
         return self.is_noticed

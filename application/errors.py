@@ -139,6 +139,12 @@ class UnauthenticatedError(MinutebookError):
     code = "unauthenticated"
 
 
+class CrossSiteError(MinutebookError):
+    """A page of another site may not use this server in its reader's name."""
+
+    code = "cross_site"
+
+
 class ForbiddenError(MinutebookError):
     """You need the scope {scope} for this."""
 

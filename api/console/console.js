@@ -124,7 +124,7 @@ function meanwhile(turn, stored) {
   for (const [id, draft] of turn.drafts) entries.push({ key: `m:${id}`, kind: "draft", who: draft.agent, text: draft.text });
   if (turn.failure) {
     const title = turn.phase === "unsent" ? "Not sent" : `${words(turn.message?.type ?? turn.kind ?? "turn")} failed, nothing was changed`;
-    entries.push({ key: `f:${turn.id}`, kind: "failure", rev: turn.failure.message, turn, title, code: turn.failure.code, text: turn.failure.message });
+    entries.push({ key: `f:${turn.id}`, kind: "failure", rev: `${turn.tries ?? 1} ${turn.failure.message}`, turn, title, code: turn.failure.code, text: turn.failure.message });
   } else if (["sending", "asking", "running"].includes(turn.phase)) {
     const text = turn.status || (turn.drafts.size ? "" : "working");
     if (text) entries.push({ key: `s:${turn.id}`, kind: "status", rev: text, text });

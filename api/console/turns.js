@@ -75,8 +75,7 @@ export class Turns {
   async send(message) {
     if (message.type === "user_message") this.failed.forEach((turn) => this.drop(turn));
     const turn = this.turn(newId());
-    turn.message = message;
-    turn.phase = "sending";
+    Object.assign(turn, { message, phase: "sending", isFresh: true });
     this.keep(turn.id, message);
     this.changed();
     await this.post(turn);
@@ -88,6 +87,7 @@ export class Turns {
     this.begin(turn, { started_at: null });
     turn.phase = "sending";
     turn.cursor = null;
+    turn.tries = (turn.tries ?? 1) + 1;
     this.changed();
     await this.post(turn, retries ? `v1/turns/${encodeURIComponent(turn.id)}/retry` : undefined);
   }
@@ -188,9 +188,23 @@ export class Turns {
       return true;
     } catch (error) {
       if (!(error instanceof Problem && error.status === 404)) return false;
-      turn.phase = "unsent";
-      turn.failure = { code: "", message: "This has not reached the server." };
+      return turn.isFresh ? this.resent(turn) : this.unsent(turn, { code: "", message: "This has not reached the server." });
+    }
+  }
+
+  unsent(turn, failure) {
+    Object.assign(turn, { phase: "unsent", failure });
+    return true;
+  }
+
+  /** What was sent into a break goes out when the server is back; its id makes that safe. */
+  async resent(turn) {
+    const body = { conversation_id: this.conversationId, turn_id: turn.id, message: turn.message };
+    try {
+      await this.read(turn, "v1/messages/stream", body);
       return true;
+    } catch (error) {
+      return error instanceof Problem && error.status < 500 ? this.unsent(turn, error) : false;
     }
   }
 
