@@ -107,6 +107,7 @@ def load_part(
     """Load one part up to `target`: the life of a worker process. Ends when its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     gc.disable()  # rows have no cycles, and there are many of them
+    os.nice(10)  # requests come first
     parent = os.getppid()
     loader = Loader(model, mark, suffix, parts)
     try:

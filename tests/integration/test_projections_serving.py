@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -148,3 +149,24 @@ def test_the_command_rebuilds_compares_and_says_what_differs(database_url: str, 
     assert "is missing" in other.stdout
     unknown = command(server_folder, database_url, "rebuild", "nothing")
     assert (unknown.returncode, "There is no read model nothing" in unknown.stderr) == (1, True)
+
+
+def test_ctrl_c_ends_a_rebuild_which_then_goes_on_where_it_was(
+    database_url: str, server_folder: Path
+) -> None:
+    head = store(database_url, talks(3_000))
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "MINUTEBOOK_DATABASE_URL": database_url}
+    started = subprocess.Popen(
+        [sys.executable, "-m", "api", "rebuild", "transcript"],
+        env=environment, cwd=server_folder, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_until(lambda: bool(tables_left(database_url)))
+    started.send_signal(signal.SIGINT)
+    said, _ = started.communicate(timeout=30)
+    assert (started.returncode, "run it again to go on" in said) == (130, True)
+    generation = query(database_url, "SELECT DISTINCT generation FROM rebuilds")
+    again = command(server_folder, database_url, "rebuild", "transcript")
+    assert again.returncode == 0, again.stderr
+    assert query(database_url, "SELECT last_value FROM projection_generations") == generation
+    assert query(database_url, "SELECT position FROM projections WHERE name = 'transcript'") == [(head,)]
+    assert tables_left(database_url) == []
