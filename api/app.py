@@ -24,7 +24,7 @@ class Doors:
     metrics: Metrics
     limits: Limits
     readiness: Callable[[], Awaitable[dict[str, Any]]]
-    exposition: Callable[[], tuple[bytes, str]]
+    exposition: Callable[[], Awaitable[tuple[bytes, str]]]
     reads: Reads
     roster: AgentRoster
     model_name: str

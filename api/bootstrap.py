@@ -4,7 +4,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from application.ids import new_id
 from application.live import LiveFeed
 from application.policy import Policy
 from application.ports import LanguageModel, Limits, UnitOfWork
-from application.queries import Patience, Reads
+from application.queries import ApprovalQueries, Patience, Reads
 from application.running import Running
 from application.sharing import Mirrors, Sharer
 from application.turn import Kit
@@ -184,6 +184,7 @@ async def open_house(
         running = Running(kit, log, settings.lease_s, live.relay)
         chunks = PostgresChunks(url, pool, node)
         mirrors = Mirrors(chunks, kit.turns, log, live, kit.limits)
+        reads = _reads(pool, settings.read_wait_s)
         doors = Doors(
             live=live,
             log=log,
@@ -191,8 +192,8 @@ async def open_house(
             metrics=metrics,
             limits=kit.limits,
             readiness=lambda: _readiness(pool, running),
-            exposition=metrics.exposition,
-            reads=_reads(pool, settings.read_wait_s),
+            exposition=lambda: _exposition(metrics, reads.approvals),
+            reads=reads,
             roster=roster,
             model_name=settings.model,
             identity_header=settings.identity_header,
@@ -243,6 +244,15 @@ def _model(settings: Settings, roster: AgentRoster) -> ModelRouter:
         )
     except ModelSettingError as error:
         raise SettingsError(str(error)) from None
+
+
+async def _exposition(metrics: PrometheusMetrics, approvals: ApprovalQueries) -> tuple[bytes, str]:
+    """Count what waits, where the database says it in time, and return all that is counted."""
+    with suppress(StoreUnavailableError, TimeoutError):
+        async with asyncio.timeout(1):
+            waiting = (await approvals.waiting()).value
+            metrics.approvals_waiting(waiting.count, waiting.oldest)
+    return metrics.exposition()
 
 
 def _reads(pool: Pool, wait_s: float) -> Reads:

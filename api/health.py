@@ -28,5 +28,5 @@ async def ready(request: Request) -> JSONResponse:
 @router.get("/metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
     """Return what is counted, as Prometheus reads it."""
-    text, content_type = request.app.state.exposition()
+    text, content_type = await request.app.state.exposition()
     return Response(text, headers={"Content-Type": content_type})

@@ -1,5 +1,8 @@
 """What is counted, for Prometheus. The first two names are the origin's; its dashboards keep working."""
 
+import time
+from datetime import datetime
+
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -67,6 +70,13 @@ class PrometheusMetrics:
             registry=registry,
         )
 
+        self._approvals = Gauge(
+            "approvals_pending", "Calls and plans that wait for a person.", registry=registry
+        )
+        self._oldest_approval = Gauge(
+            "approvals_oldest_seconds", "How long the oldest of them has waited.", registry=registry
+        )
+
     def exposition(self) -> tuple[bytes, str]:
         """Return the text Prometheus reads, and its content type."""
         return generate_latest(self._registry), CONTENT_TYPE_LATEST
@@ -99,6 +109,11 @@ class PrometheusMetrics:
         """Note how many events a read model is behind, and whether it has stopped."""
         self._lag.labels(name).set(lag)
         self._failed.labels(name).set(is_failed)
+
+    def approvals_waiting(self, count: int, oldest: datetime | None) -> None:
+        """Note how many calls and plans wait for a person, and since when the oldest does."""
+        self._approvals.set(count)
+        self._oldest_approval.set(max(0.0, time.time() - oldest.timestamp()) if oldest else 0)
 
     def append_conflict(self) -> None:
         """Count an append that met another writer."""

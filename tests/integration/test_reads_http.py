@@ -149,10 +149,14 @@ async def test_what_waits_for_a_person_is_listed_until_it_is_decided(database_ur
         assert approval["detail"] == {
             name: asked["data"][name] for name in ("call_id", "tool", "arguments", "rule")
         }
+        counted = (await server.client.http.get("/metrics")).text
+        assert "approvals_pending 1.0" in counted
+        assert float(counted.partition("\napprovals_oldest_seconds ")[2].split()[0]) > 0
         decision = {"type": "hitl_decision", "call_id": asked["data"]["call_id"], "decision": "approve"}
         end = (await server.client.send(decision, conversation_id=end["conversation_id"]))[-1].data
         for path in ("/approvals", f"/conversations/{end['conversation_id']}/approvals"):
             assert (await ada.get(path, min_position=end["last_position"]))["approvals"] == []
+        assert "approvals_pending 0.0" in (await server.client.http.get("/metrics")).text
 
 
 async def test_the_agents_are_listed_with_their_tools_and_where_they_are_on(database_url: str) -> None:
