@@ -20,11 +20,15 @@ class SchemaError(MinutebookError):
 def migrate(conninfo: str) -> None:
     """Bring the database up to date; any number of processes may do so at once.
 
+    Where nothing is missing nothing is created, so a member of minutebook_app may call it, too.
+
     Raises `SchemaError` for a server that is too old or a schema newer than this code, and
     `psycopg.OperationalError` when the server cannot be reached.
     """
     with _connect(conninfo) as connection:
         _check_server(connection)
+        if _has_migrations(connection) and _applied(connection) == _migrations().keys():
+            return
         connection.execute("SELECT pg_advisory_lock(%s)", [_MIGRATION_LOCK])
         connection.execute(
             "CREATE TABLE IF NOT EXISTS migrations "
