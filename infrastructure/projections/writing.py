@@ -62,27 +62,26 @@ class Store:
         for name, (changed, dropped) in _by_table(rows).items():
             table = self.tables[name]
             table.delete_rows(connection, dropped)
-            table.upsert_rows(connection, changed)
+            table.upsert_rows(connection, changed.values())
 
     def bulk_write(self, connection: psycopg.Connection, rows: Rows) -> None:
         """Write the same through COPY, in the caller's transaction; rows in `rows.loaded` are replaced."""
         for name, (changed, dropped) in _by_table(rows).items():
             table = self.tables[name]
-            keys = [table.key_of(row) for row in changed]
-            stored = [key for key in keys if (name, key) in rows.loaded]
+            stored = [key for key in changed if (name, key) in rows.loaded]
             table.delete_rows(connection, [*stored, *dropped])
             try:
                 with connection.transaction():
-                    table.copy_rows(connection, changed)
+                    table.copy_rows(connection, changed.values())
             except psycopg.errors.UniqueViolation:  # a fold has put what it had not asked for
-                table.delete_rows(connection, keys)
-                table.copy_rows(connection, changed)
+                table.delete_rows(connection, changed)
+                table.copy_rows(connection, changed.values())
 
 
-def _by_table(rows: Rows) -> dict[str, tuple[list[Row], list[Key]]]:
-    written: dict[str, tuple[list[Row], list[Key]]] = defaultdict(lambda: ([], []))
-    for (name, _), row in rows.changed.items():
-        written[name][0].append(row)
+def _by_table(rows: Rows) -> dict[str, tuple[dict[Key, Row], list[Key]]]:
+    written: dict[str, tuple[dict[Key, Row], list[Key]]] = defaultdict(lambda: ({}, []))
+    for (name, key), row in rows.changed.items():
+        written[name][0][key] = row
     for name, key in rows.dropped:
         written[name][1].append(key)
     return written
@@ -96,7 +95,8 @@ class _Table:
         self.name = name = f"{table.name}{suffix}"
         self.key_of = table.key_of
         self._names = tuple(table.columns)
-        self._encoders = tuple(_encoder(kind) for kind in table.columns.values())
+        encoders = enumerate(_encoder(kind) for kind in table.columns.values())
+        self._encoders = tuple((index, encode) for index, encode in encoders if encode is not _as_it_is)
         self._key_encoders = tuple(_encoder(table.columns[column]) for column in table.key)
         names, key = ", ".join(self._names), ", ".join(table.key)
         columns = ", ".join(f"{column} {kind}" for column, kind in table.columns.items())
@@ -144,7 +144,11 @@ class _Table:
                     copy.write_row(self._encoded(row))
 
     def _encoded(self, row: Row) -> list[Any]:
-        return [encode(row[name]) for name, encode in zip(self._names, self._encoders, strict=True)]
+        values = [row[name] for name in self._names]
+        for index, encode in self._encoders:
+            if values[index] is not None:
+                values[index] = encode(values[index])
+        return values
 
     def _clean(self, key: Key) -> Key:
         return tuple(encode(part) for encode, part in zip(self._key_encoders, key, strict=True))
@@ -169,20 +173,20 @@ def _as_it_is(value: Any) -> Any:
     return value
 
 
-def _text(value: str | None) -> str | None:
+def _text(value: str) -> str:
     """Return a text as PostgreSQL takes it: it knows no NUL and no half of a surrogate pair."""
-    if value is None or (value.isascii() and "\0" not in value):
+    if value.isascii() and "\0" not in value:
         return value
     return value.replace("\0", "\ufffd").encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
-def _json_text(value: Any) -> str | None:
-    return None if value is None else json.dumps(value, separators=(",", ":"))
+def _json_text(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
-def _jsonb_text(value: Any) -> str | None:
+def _jsonb_text(value: Any) -> str:
     text = _json_text(value)
-    return _json_text(_clean(value)) if text is not None and "\\u" in text else text
+    return _json_text(_clean(value)) if "\\u" in text else text
 
 
 def _clean(value: Any) -> Any:
