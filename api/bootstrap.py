@@ -16,6 +16,7 @@ from api.settings import Settings, SettingsError, read_settings
 from application.agents import AgentRoster
 from application.errors import StoreUnavailableError
 from application.ids import new_id
+from application.importing import ImportLog
 from application.live import LiveFeed
 from application.policy import Policy
 from application.ports import LanguageModel, Limits, UnitOfWork
@@ -33,6 +34,7 @@ from infrastructure.postgres import schema
 from infrastructure.postgres.appender import Appender
 from infrastructure.postgres.chunks import PostgresChunks
 from infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from infrastructure.postgres.importing import PostgresImportLog
 from infrastructure.postgres.log import PostgresLog
 from infrastructure.postgres.mapper import MinutesMapper
 from infrastructure.postgres.operator import operator_turns
@@ -71,6 +73,7 @@ __all__ = [
     "list_projections",
     "list_turns",
     "open_house",
+    "open_import_log",
     "projection_names",
     "read_settings",
     "rebuild_projection",
@@ -293,3 +296,14 @@ async def _answers(pool: Pool) -> dict[str, str] | str | None:
 def list_turns(url: str, state: str | None, limit: int) -> list[dict[str, Any]]:
     """Return the newest turns for an operator, without what was said in them."""
     return operator_turns(url, state, limit)
+
+
+@asynccontextmanager
+async def open_import_log(url: str) -> AsyncIterator[ImportLog]:
+    """Open what an import writes to, for the length of the block."""
+    appender = Appender(url)
+    await appender.start()
+    try:
+        yield PostgresImportLog(appender, MinutesMapper())
+    finally:
+        await appender.stop()

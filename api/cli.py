@@ -13,7 +13,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from api import cli_projections, log_output
+from api import cli_import, cli_projections, log_output
 from api.bootstrap import (
     Settings,
     SettingsError,
@@ -36,6 +36,7 @@ cli = typer.Typer(
 )
 out = Console()
 cli_projections.register(cli)
+cli.command("import")(cli_import.import_conversations)
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for scripts.")]
 
 

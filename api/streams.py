@@ -1,6 +1,5 @@
 """The write side over HTTP: send a message, watch a turn, stop it, try it again."""
 
-import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request
@@ -11,7 +10,7 @@ from api.body import read_body
 from api.sse import batches_encoded, event_stream
 from application.errors import InvalidMessageError, TurnNotFoundError
 from application.ports import TurnRow
-from application.protocol import ID_PATTERN, Asked, parsed_json, parsed_request
+from application.protocol import Asked, is_id, parsed_json, parsed_request
 from application.replay import failure_of
 from application.turns import Following, TurnService
 
@@ -26,7 +25,7 @@ After = Annotated[str | None, Query(description="The same as Last-Event-ID, for 
 
 def _known_id(turn_id: Annotated[str, Path()]) -> str:
     """Return the id of the address; one that no turn can have is no turn."""
-    if not re.fullmatch(ID_PATTERN, turn_id):
+    if not is_id(turn_id):
         raise TurnNotFoundError
     return turn_id
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Annotated, Any, Literal
@@ -52,6 +53,11 @@ def _refuse_unstorable_text(text: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise ValueError("it has half of a surrogate pair, which is no character") from None
+
+
+def is_id(text: str) -> bool:
+    """Whether a conversation, turn or call can have this id."""
+    return re.fullmatch(ID_PATTERN, text) is not None
 
 
 Id = Annotated[str, Field(pattern=ID_PATTERN)]

@@ -1,0 +1,92 @@
+"""`minutebook import FILE`: conversations from elsewhere, into the log."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import uvloop
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from api.bootstrap import SettingsError, database, open_import_log, read_settings
+from application.importing import Importing, ImportLog, read_chats
+from domain.errors import MinutebookError
+
+AT_ONCE = 64
+
+
+def import_conversations(
+    file: Annotated[
+        Path, typer.Argument(help="JSON, or JSON Lines with a conversation a line; `-` is stdin.")
+    ],
+    subject: Annotated[str, typer.Option(help="Whose the conversations become.")] = "local",
+    agent: Annotated[str, typer.Option(help="The agent that has spoken in them.")] = "orchestrator",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object at the end, for scripts.")] = False,
+) -> None:
+    """Import conversations: `{"id"?, "messages": [{"role", "content", …}]}`, as OpenAI's chats have them.
+
+    Each conversation is stored whole or not at all. Importing the same file again adds nothing. What
+    cannot be read is reported with its number, and the rest is imported; the exit code is then 1.
+    """
+    text = _read(file)
+    counts = {"imported": 0, "already_there": 0, "bad": 0, "events": 0}
+    with database(read_settings()) as url, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_import(url, text, Importing(subject, agent), counts))
+    if as_json:
+        print(json.dumps(counts))
+    else:
+        print(
+            "{imported} imported ({events} events), {already_there} already there, {bad} bad.".format(
+                **counts
+            )
+        )
+    if counts["bad"]:
+        raise typer.Exit(1)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{file} cannot be read: {error.strerror}.") from None
+
+
+async def _import(url: str, text: bytes, importing: Importing, counts: dict[str, int]) -> None:
+    try:
+        chats = list(read_chats(text))
+    except MinutebookError as error:
+        raise SettingsError(str(error)) from None
+    columns = (TextColumn("importing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    async with open_import_log(url) as log:
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            bar = progress.add_task("", total=len(chats))
+            for some in _by(chats, AT_ONCE):
+                await asyncio.gather(*(_one(chat, importing, log, counts) for chat in some))
+                progress.advance(bar, len(some))
+
+
+async def _one(chat: tuple[int, Any], importing: Importing, log: ImportLog, counts: dict[str, int]) -> None:
+    number, value = chat
+    try:
+        if isinstance(value, MinutebookError):
+            raise value
+        conversation, agent = importing.said_again(value)
+    except MinutebookError as error:
+        counts["bad"] += 1
+        print(f"{number}: {error}", file=sys.stderr)
+        return
+    events = len(conversation.pending_events) + len(agent.pending_events)
+    if await log.store(conversation, agent):
+        counts["imported"] += 1
+        counts["events"] += events
+    else:
+        counts["already_there"] += 1
+
+
+def _by(items: list[Any], size: int) -> Iterator[list[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,147 @@
+"""Conversations from elsewhere come into the log whole, once, and read back as they were."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.command_line import minutebook
+from tests.serving import serving
+
+CHAT = {
+    "id": "chat-1",
+    "messages": [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": [{"type": "text", "text": "Read "}, {"type": "text", "text": "a.txt"}]},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {
+                    "id": "x",
+                    "type": "function",
+                    "function": {"name": "read_file", "arguments": '{"path":"a"}'},
+                }
+            ],
+        },
+        {"role": "tool", "tool_call_id": "x", "content": "hello"},
+        {"role": "assistant", "content": "It says hello."},
+    ],
+}
+
+
+async def imported(file: Path, url: str, *options: str) -> tuple[int, dict[str, Any], str]:
+    done = await asyncio.to_thread(
+        minutebook, file.parent, "import", str(file), "--json", *options, database_url=url
+    )
+    return done.returncode, json.loads(done.stdout), done.stderr
+
+
+def stored(url: str) -> list[tuple[str, str, Any]]:
+    with psycopg.connect(url) as connection:
+        rows = connection.execute("SELECT conversation, type, data FROM log ORDER BY position").fetchall()
+    return [(conversation, kind, json.loads(bytes(data))) for conversation, kind, data in rows]
+
+
+@pytest.mark.parametrize("form", ["object", "array", "lines"])
+async def test_a_chat_is_imported_in_every_form_and_only_once(
+    form: str, database_url: str, tmp_path: Path
+) -> None:
+    other = {"messages": CHAT["messages"]}
+    text = {
+        "object": json.dumps(CHAT, indent=1),
+        "array": json.dumps([CHAT, other]),
+        "lines": f"{json.dumps(CHAT)}\n\n{json.dumps(other)}\n",
+    }[form]
+    file = tmp_path / "chats"
+    file.write_text(text)
+    count = 1 if form == "object" else 2
+    code, said, _ = await imported(file, database_url)
+    assert (code, said["imported"], said["already_there"], said["bad"]) == (0, count, 0, 0)
+    before = stored(database_url)
+    code, said, _ = await imported(file, database_url)
+    assert (code, said["imported"], said["already_there"]) == (0, 0, count)
+    assert stored(database_url) == before
+    assert [kind.partition(".")[2] for where, kind, _ in before if where == "chat-1"] == [
+        "started",
+        "assigned",
+        "user_message_received",
+        "tool_call_requested",
+        "tool_result_received",
+        "assistant_message_sent",
+    ]
+
+
+async def test_a_bad_line_is_reported_with_its_number_and_the_rest_is_imported(
+    database_url: str, tmp_path: Path
+) -> None:
+    bad = [
+        "{not json",
+        '{"id": "a"}',
+        '{"id": "b", "messages": [{"role": "tool", "tool_call_id": "nobody", "content": "x"}]}',
+        '{"id": "c", "messages": [{"role": "owl", "content": "hoo"}]}',
+        '{"id": "no good", "messages": [{"role": "user", "content": "x"}]}',
+        '{"id": "d", "messages": [{"role": "user", "content": "nul \\u0000"}]}',
+        '{"id": "e", "messages": [{"role": "assistant"}]}',
+        '{"id": "f", "messages": ["hello"]}',
+    ]
+    file = tmp_path / "chats.jsonl"
+    file.write_text("\n".join([json.dumps(CHAT), *bad, json.dumps({**CHAT, "id": "chat-2"})]))
+    code, said, errors = await imported(file, database_url)
+    assert (code, said["imported"], said["bad"]) == (1, 2, len(bad))
+    reported = [line.partition(":")[0] for line in errors.splitlines() if line.partition(":")[0].isdigit()]
+    assert sorted(map(int, reported)) == list(range(2, len(bad) + 2))
+    assert {where for where, _, _ in stored(database_url)} == {"chat-1", "chat-2"}
+
+
+async def test_the_real_conversations_read_back_as_the_file_has_them(
+    database_url: str, tmp_path: Path, airline_conversations: list[dict[str, Any]]
+) -> None:
+    file = tmp_path / "airline.jsonl"
+    file.write_text("\n".join(map(json.dumps, airline_conversations)))
+    code, said, errors = await imported(file, database_url)
+    assert (code, said["imported"], said["bad"]) == (0, len(airline_conversations), 0), errors
+    async with serving(database_url) as server:
+        head = said["events"]
+        for conversation in airline_conversations:
+            entries = await _transcript(server.client.http, conversation["id"], head)
+            assert _as_messages(entries) == _expected(conversation["messages"])
+
+
+async def _transcript(http: Any, conversation_id: str, position: int) -> list[dict[str, Any]]:
+    path = f"/v1/conversations/{conversation_id}/messages"
+    response = await http.get(path, params={"min_position": position, "limit": 200})
+    assert response.status_code == 200, response.text
+    entries: list[dict[str, Any]] = response.json()["entries"]
+    return entries
+
+
+def _as_messages(entries: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    said: list[tuple[Any, ...]] = []
+    for entry in entries:
+        detail = entry["detail"]
+        if entry["kind"] == "message":
+            said.append((detail["role"], entry["text"]))
+        elif entry["kind"] == "call":
+            result = detail["outcome"] and detail["outcome"].get("result")
+            said.append(("call", detail["model_call_id"], detail["tool"], detail["arguments"], result))
+    return said
+
+
+def _expected(messages: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    said: list[tuple[Any, ...]] = []
+    open_calls: dict[str, int] = {}
+    for message in messages:
+        if message["role"] == "tool":
+            place = open_calls.pop(message["tool_call_id"])
+            said[place] = (*said[place][:4], message["content"])
+            continue
+        if message.get("content"):
+            said.append((message["role"], message["content"]))
+        for call in message.get("tool_calls") or []:
+            open_calls[call["id"]] = len(said)
+            said.append(("call", call["id"], call["name"], json.loads(call["arguments"]), None))
+    return said
