@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
 from infrastructure.postgres.pool import Pool, store_errors
@@ -38,11 +39,12 @@ class Asker:
         known: str = "true",
         *,
         kept_plan: bool = False,
+        planning: str | None = None,
     ) -> Found:
         """Return what `query` finds, in this order. `known` is a condition of its own.
 
         `kept_plan` keeps the plan on the connection, for queries whose best plan never depends on
-        their values. Raises `StoreUnavailableError`.
+        their values; `planning` are settings for this query alone. Raises `StoreUnavailableError`.
         """
         statement = f"""
             SELECT at.*, answer.* FROM (
@@ -50,17 +52,24 @@ class Asker:
             ) AS at (at_position, known)
             LEFT JOIN LATERAL (SELECT true AS is_row, found.* FROM ({query}) AS found) AS answer ON true
             ORDER BY answer.{order}"""
+        given = {**values, "projection": self._projection}
         async with store_errors(), self._pool.connection() as connection:
-            cursor = connection.cursor(binary=True, row_factory=tuple_row)
-            await cursor.execute(
-                statement.encode(), {**values, "projection": self._projection}, prepare=kept_plan
-            )
-            names = [column.name for column in cursor.description or ()]
-            rows = await cursor.fetchall()
-        first = rows[0]  # there is always one: its own columns are empty where nothing was found
-        return Found(
-            first[0], first[1], [dict(zip(names[3:], row[3:], strict=True)) for row in rows if row[2]]
-        )
+            if planning is None:
+                return await _found(connection, statement, given, kept_plan)
+            async with connection.transaction():
+                await connection.execute(planning.encode())
+                return await _found(connection, statement, given, kept_plan)
+
+
+async def _found(
+    connection: AsyncConnection[Any], statement: str, values: Mapping[str, Any], kept_plan: bool
+) -> Found:
+    cursor = connection.cursor(binary=True, row_factory=tuple_row)
+    await cursor.execute(statement.encode(), values, prepare=kept_plan)
+    names = [column.name for column in cursor.description or ()]
+    rows = await cursor.fetchall()
+    first = rows[0]  # there is always one: its own columns are empty where nothing was found
+    return Found(first[0], first[1], [dict(zip(names[3:], row[3:], strict=True)) for row in rows if row[2]])
 
 
 def conditions(given: Mapping[str, Any], clauses: Mapping[str, str]) -> str:

@@ -18,6 +18,7 @@ CONVERSATIONS: Final = Table(
         "conversation": "text",
         "owner": "text",
         "title": "text",
+        "searched": "text",  # the title, case folded: to fold all at every search takes long
         "state": "text",
         "agent": "text",
         "is_archived": "boolean",
@@ -97,13 +98,17 @@ def _set(**values: Any) -> Change:
 
 
 def _renamed(row: Row, event: LoggedEvent) -> None:
-    row["title"] = plain_text(event.data["title"])
+    _entitle(row, plain_text(event.data["title"]))
 
 
 def _said_by_person(row: Row, event: LoggedEvent) -> None:
     row["person_messages"] += 1
     if row["title"] is None:
-        row["title"] = _shortened(plain_text(event.data["content"]))
+        _entitle(row, _shortened(plain_text(event.data["content"])))
+
+
+def _entitle(row: Row, title: str) -> None:
+    row["title"], row["searched"] = title, title.casefold()
 
 
 def _shortened(text: str) -> str:
@@ -181,7 +186,7 @@ _CHANGES: Final[Mapping[str, Change]] = {
 # --- queries ---------------------------------------------------------------------------------------
 
 _CLAUSES: Final = {
-    "search": "strpos(lower(title), lower(%(search)s)) > 0",
+    "search": "strpos(searched, %(search)s) > 0",
     "state": "state = %(state)s",
     "agent": "agent = %(agent)s",
     "before": "last_position < %(before)s",
@@ -199,8 +204,8 @@ class PostgresConversationList:
     ) -> Answer[Page[ConversationSummary]]:
         """Return the conversations whose newest event lies below `before`, newest first."""
         given = {
-            "search": wanted.search, "state": wanted.state, "agent": wanted.agent, "before": before,
-            "owner": owner, "limit": limit + 1,
+            "search": wanted.search and wanted.search.casefold(), "state": wanted.state,
+            "agent": wanted.agent, "before": before, "owner": owner, "limit": limit + 1,
         }  # fmt: skip
         query = f"""
             SELECT * FROM {CONVERSATIONS.name} WHERE owner = %(owner)s AND {conditions(given, _CLAUSES)}
