@@ -129,12 +129,19 @@ class Mirrors:
         if not (conversations or self._streams):
             return
         chunks, self._mark = await self._chunks.read(list(self._streams), conversations, self._mark)
-        for chunk in chunks:
+        for chunk in await self._current(chunks):
             self._relay(chunk)
         if self._streams:
             rows = {row.turn_id: row for row in await self._turns.rows(list(self._streams))}
             for stream in list(self._streams.values()):
                 await self._end_if_over(stream, rows.get(stream.row.turn_id))
+
+    async def _current(self, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
+        """Leave out what attempts said that died since; nobody was there to forget their chunks."""
+        fresh = {chunk.turn_id for chunk in chunks if chunk.turn_id not in self._streams}
+        rows = await self._turns.rows(list(fresh)) if fresh else ()
+        attempts = {row.turn_id: row.attempt + (row.state == "abandoned") for row in rows}
+        return [chunk for chunk in chunks if chunk.attempt >= attempts.get(chunk.turn_id, 0)]
 
     def _relay(self, chunk: Chunk) -> None:
         stream = self._streams.get(chunk.turn_id)
