@@ -133,7 +133,8 @@ function meanwhile(turn, stored) {
 }
 
 function showHead(minutes, running) {
-  const state = running ? "running" : minutes.exists ? minutes.state : "new";
+  const isAhead = [...page.turns.all.values()].some((turn) => turn.phase === "committed");
+  const state = running || isAhead ? "running" : minutes.exists ? minutes.state : "new";
   set("title", minutes.title ?? "New conversation");
   document.title = minutes.title ? `${minutes.title} · Minutebook` : "Minutebook";
   byId("state").dataset.state = state;

@@ -121,7 +121,7 @@ export class Turns {
       for await (const frame of frames(path, body)) {
         if (this.isClosed) return;
         turn.cursor = frame.id;
-        this.take(turn, frame, true);
+        this.take(turn, frame);
         if (frame.data.is_final) return;
       }
     } finally {
@@ -130,14 +130,14 @@ export class Turns {
     throw new TypeError("The stream broke off.");
   }
 
-  /** Take a frame from the feed; a hole in what is said is filled from the turn's own stream. */
+  /** Take a frame from the feed; a hole in what is said, and an end, are looked up in the turn's own stream. */
   fromFeed(frame) {
     if (this.over.has(frame.data.turn_id)) return; // the commit may overtake the last words
     const turn = this.turn(frame.data.turn_id);
-    if (frame.type === "turn.started" && frame.data.started_at !== turn.startedAt) this.begin(turn, frame.data);
-    const isNext = frame.data.seq === turn.seq + 1;
-    if (isNext || frame.type === "turn.failed") this.take(turn, frame, isNext);
-    else if (frame.data.seq > turn.seq && !turn.isRead) this.settle(turn);
+    if (turn.isRead) return; // its own stream says it all, in order
+    if (frame.type === "turn.failed") this.settle(turn);
+    else if (frame.type === "turn.started" || frame.data.seq === turn.seq + 1) this.take(turn, frame);
+    else if (frame.data.seq > turn.seq) this.settle(turn);
   }
 
   begin(turn, { started_at }) {
@@ -146,7 +146,8 @@ export class Turns {
   }
 
   take(turn, { type, data }) {
-    if (type === "turn.started" && data.started_at !== turn.startedAt) this.begin(turn, data);
+    // A later attempt begins anew; an earlier one may be heard late, and says nothing any more.
+    if (type === "turn.started" && data.started_at > (turn.startedAt ?? "")) this.begin(turn, data);
     if (data.seq <= turn.seq && !data.is_final) return;
     turn.seq = Math.max(turn.seq, data.seq);
     TAKEN[type]?.(this, turn, data);

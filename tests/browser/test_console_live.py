@@ -1,0 +1,202 @@
+"""What happens while an answer is being said: stop, reload, a second window, a server that goes away."""
+
+import re
+
+from tests.browser.chromium import Browser, Page
+from tests.browser.story import Console
+from tests.serving import ServerProcess
+
+DRAFT = "document.querySelector('.draft .text')?.innerText"
+WORD = re.compile(r"word\d+")
+LONG = [f"word{number}" for number in range(1, 301)]
+
+
+def _speaking(page: Page, word: str) -> None:
+    page.wait(f"({DRAFT} ?? '').includes('{word} ')")
+
+
+def _said(console: Console) -> list[str]:
+    """Return the words of the newest answer."""
+    return WORD.findall(console.transcript()[-1])
+
+
+def test_an_answer_streams_and_a_stopped_one_keeps_what_was_said(
+    browser: Browser, server: ServerProcess
+) -> None:
+    page = browser.page()
+    console = Console(page, server.url)
+    console.open()
+    console.say("long 300")
+    _speaking(page, "word20")
+    console.wait_state("running")
+    assert "not stored yet" in page.run("document.querySelector('.from-user').innerText")
+    console.click("Stop")
+    console.wait("Stopped by local", "stopped here")
+    console.wait_state("idle")
+    before = console.transcript()
+    said = WORD.findall(before[-2])
+    assert 20 <= len(said) < 300
+    assert said == LONG[: len(said)]
+    page.reload()
+    console.wait("Stopped by local")
+    assert console.transcript() == before
+    console.say("slow 20")
+    page.wait(f"({DRAFT} ?? '').includes('tick1')")
+    page.run("document.querySelector('#say').focus()")
+    page.press("Escape")
+    console.wait_state("idle")
+    assert page.problems == []
+
+
+def test_a_reload_in_the_middle_of_an_answer_loses_no_word(browser: Browser, server: ServerProcess) -> None:
+    page = browser.page()
+    console = Console(page, server.url)
+    console.open()
+    console.say("long 300")
+    _speaking(page, "word30")
+    page.reload()  # the first turn of a conversation that is not stored yet
+    _speaking(page, "word60")
+    assert page.run(DRAFT).split()[:60] == LONG[:60]
+    console.wait_state("idle")
+    assert _said(console) == LONG
+    console.say("long 300")
+    for word in ("word40", "word90", "word150"):
+        _speaking(page, word)
+        assert page.run(DRAFT).split()[:40] == LONG[:40]
+        page.reload()
+    console.wait_state("idle")
+    page.wait("document.querySelectorAll('.from-agent').length === 2")
+    assert _said(console) == LONG
+    assert len(page.run("document.querySelectorAll('.from-user').length") * "x") == 2
+    assert page.problems == []
+
+
+def test_a_second_window_that_comes_later_hears_the_whole_answer(
+    browser: Browser, server: ServerProcess
+) -> None:
+    first, second = Console(browser.page(), server.url), Console(browser.page(), server.url)
+    first.open()
+    first.say("help")
+    first.wait("demo model")
+    first.wait_state("idle")
+    first.say("long 300")
+    _speaking(first.page, "word50")
+    second.open("/" + first.page.run("location.hash"))
+    _speaking(second.page, "word80")
+    assert second.page.run(DRAFT).split()[:80] == LONG[:80]
+    second.wait_state("running")
+    for console in (first, second):
+        console.wait_state("idle")
+        assert _said(console) == LONG
+    assert first.transcript() == second.transcript()
+    assert first.events() == second.events()
+    assert first.page.problems == second.page.problems == []
+
+
+def test_a_server_that_dies_in_the_middle_leaves_nothing_half_and_the_turn_is_tried_again(
+    browser: Browser, server: ServerProcess
+) -> None:
+    page = browser.page()
+    console = Console(page, server.url)
+    console.open()
+    console.say("help")
+    console.wait("demo model")
+    console.wait_state("idle")
+    before, events = console.transcript(), console.events()
+    port = int(server.url.rpartition(":")[2])
+    console.say("long 300")
+    _speaking(page, "word30")
+    server.kill()
+    page.wait_text("Reconnecting", "#link")
+    server.start(port)
+    page.wait_text("Live", "#link", 30)
+    console.wait("failed, nothing was changed")
+    assert console.events() == events
+    assert console.transcript()[: len(before)] == before
+    page.reload()
+    console.wait("failed, nothing was changed", "long 300")
+    console.click("Try again")
+    _speaking(page, "word100")
+    console.wait_state("idle")
+    assert _said(console) == LONG, console.transcript()[-4:]
+    assert [line for line in console.transcript() if line == "local: long 300"] == ["local: long 300"]
+    # The browser says that there was no server for a while; nothing else.
+    other = [
+        one
+        for one in page.problems
+        if not re.search("ERR_(CONNECTION_REFUSED|CONNECTION_RESET|INCOMPLETE_CHUNKED|EMPTY_RESPONSE)", one)
+    ]
+    assert other == []
+
+
+def test_a_server_that_restarts_kindly_is_found_again_without_a_gap(
+    browser: Browser, server: ServerProcess
+) -> None:
+    page = browser.page()
+    console = Console(page, server.url)
+    console.open()
+    console.say("help")
+    console.wait_state("idle")
+    console.wait("demo model")
+    port = int(server.url.rpartition(":")[2])
+    server.stop()
+    page.wait_text("Reconnecting", "#link")
+    console.say("read notes.txt")
+    server.start(port)
+    page.wait_text("Live", "#link", 30)
+    console.wait("read_file", "waits for its result")
+    console.answer("notes")
+    console.wait("read_file is done")
+    console.wait_state("idle")
+    positions = [position for position, _ in console.events()]
+    assert positions == list(range(1, len(positions) + 1))
+    assert "read notes.txt" in " ".join(console.transcript())
+
+
+def test_a_failed_turn_says_why_and_can_be_tried_again_or_dismissed(
+    browser: Browser, server: ServerProcess
+) -> None:
+    page = browser.page()
+    console = Console(page, server.url)
+    console.open()
+    console.say("help")
+    console.wait("demo model")
+    console.wait_state("idle")
+    before = console.transcript()
+    console.say("fail")
+    console.wait("model_unavailable", "user message failed, nothing was changed")
+    page.run("document.querySelector('.failure').isOld = true")
+    console.click("Try again")
+    page.wait("document.querySelector('.failure') && !document.querySelector('.failure').isOld")
+    console.wait("model_unavailable")
+    console.click("Dismiss")
+    page.wait("!document.querySelector('.failure')")
+    assert console.transcript() == before
+    assert page.problems == []
+
+
+def test_one_click_on_an_event_shows_it_and_the_state_at_that_point(
+    browser: Browser, server: ServerProcess
+) -> None:
+    page = browser.page()
+    console = Console(page, server.url)
+    console.open()
+    console.say("coder: write hello.txt")
+    console.wait("needs your decision")
+    console.click("Approve")
+    console.answer("written")
+    console.wait("write_file is done")
+    console.wait_state("idle")
+    names = [name for _, name in console.events()]
+    for name, state in (
+        ("tool call requested", "awaiting decision"),
+        ("tool call approved", "awaiting tool results"),
+        ("tool result received", "idle"),
+    ):
+        page.run(f"document.querySelectorAll('#events button')[{names.index(name)}].click()")
+        facts = page.run("document.querySelector('#detail dl').innerText").split("\n")
+        assert facts[facts.index("State") + 1] == state, facts
+        shown = page.run("JSON.parse(document.querySelector('#detail pre').textContent)")
+        assert shown["type"] == f"conversation.{name.replace(' ', '_')}"
+        assert shown["position"] == console.events()[names.index(name)][0]
+    assert page.problems == []
