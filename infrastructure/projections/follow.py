@@ -25,6 +25,9 @@ from infrastructure.projections.writing import Store
 
 _log = logging.getLogger(__name__)
 _POLL_S: Final = 0.2
+# Under load a moment's wait makes a page of many events, which costs little more than one of few.
+_SMALL_PAGE: Final = 100
+_GATHER_S: Final = 0.02
 _CLAIM_S: Final = 1.0  # how often a process asks for what another one runs
 _RECONNECT_S: Final = 1.0
 _STATEMENT_S: Final = 60.0
@@ -119,7 +122,9 @@ class Projector:
                 self._report(connection)
                 claim_at = time.monotonic() + _CLAIM_S
             moved = [self._step(connection, hosted) for hosted in list(self._hosted.values())]
-            if not any(moved):
+            if any(moved) and len(self._page.events) < _SMALL_PAGE:
+                self._stopping.wait(_GATHER_S)
+            elif not any(moved):
                 for _ in connection.notifies(timeout=_POLL_S, stop_after=1):
                     pass
 
