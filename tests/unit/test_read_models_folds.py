@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from application.ports import LoggedEvent
@@ -24,7 +24,7 @@ from infrastructure.projections.usage import USAGE, UsageByDay
 from infrastructure.projections.values import from_json
 from tests.benchmarks.big_log import events_of
 from tests.projecting import happened, woven
-from tests.unit.commands import histories
+from tests.unit.commands import TASKS, Command, histories
 
 MODELS: list[ReadModel] = [
     ConversationList(), Transcript(), PendingApprovals(), AgentActivity(), UsageByDay()
@@ -84,12 +84,27 @@ def aggregates(log: Iterable[LogRow]) -> dict[str, Conversation]:
     return found
 
 
+# A plan that is sent back and then carried out: chance seldom finds the way there.
+PROPOSAL: Command = ("propose_plan", ("p1", "a file", [task.to_json() for task in TASKS], "architect"))
+SENT_BACK: list[Command] = [PROPOSAL, ("decide_plan", ("p1", 1, "modify", "shorter"))]
+CARRIED_OUT: list[Command] = [
+    *SENT_BACK, PROPOSAL, ("decide_plan", ("p1", 2, "approve", None)),
+    ("start_subtask", (TASKS[0],)), ("complete_subtask", ()), ("start_subtask", (TASKS[1],)),
+]  # fmt: skip
+
+
+def one(*history: Command) -> list[LogRow]:
+    return numbered(happened("c1", history))
+
+
 def of_type(events: Iterable[LoggedEvent], *types: str) -> list[LoggedEvent]:
     return [event for event in events if event.type.partition(".")[2] in types]
 
 
 @settings(deadline=None)
 @given(logs)
+@example(one(*SENT_BACK))
+@example(one(*CARRIED_OUT))
 def test_the_list_says_of_each_conversation_what_its_aggregate_says(log: list[LogRow]) -> None:
     rows = {row["conversation"]: row for row in folded(ConversationList(), logged(log))[CONVERSATIONS.name]}
     conversations = aggregates(log)
@@ -126,6 +141,8 @@ def test_the_list_counts_truly(log: list[LogRow]) -> None:
 
 @settings(deadline=None)
 @given(logs)
+@example(one(*SENT_BACK))
+@example(one(*CARRIED_OUT))
 def test_what_waits_for_a_person_is_what_the_aggregates_wait_for(log: list[LogRow]) -> None:
     rows = folded(PendingApprovals(), logged(log))[APPROVALS.name]
     expected = set()
@@ -187,6 +204,41 @@ def test_the_transcript_is_in_the_order_in_which_things_appeared(log: list[LogRo
         for e in of_type(events, "plan_proposed")
     }
     assert {row["position"] for row in entries if row["kind"] == "plan"} == set(newest_proposals.values())
+
+
+def test_the_transcript_tells_what_became_of_each_plan_and_each_step() -> None:
+    def told(*more: Command) -> dict[str, tuple[str, Any, Any]]:
+        rows = folded(Transcript(), logged(one(*CARRIED_OUT, *more)))[ENTRIES.name]
+        details = {
+            row["entry"]: from_json(row["detail"]) for row in rows if row["kind"] in ("plan", "subtask")
+        }
+        return {
+            name: (
+                detail["status"],
+                (detail.get("decision") or {}).get("decision"),
+                (detail["outcome"] or {}).get("reason"),
+            )
+            for name, detail in details.items()
+        }
+
+    before = {
+        "plan:p1/1": ("sent_back", "modify", None),
+        "plan:p1/2": ("in_execution", "approve", None),
+        "subtask:p1/s1": ("completed", None, None),
+        "subtask:p1/s2": ("running", None, None),
+    }
+    assert told() == before
+    assert told(("complete_subtask", ())) == {
+        **before,
+        "plan:p1/2": ("completed", "approve", None),
+        "subtask:p1/s2": ("completed", None, None),
+    }
+    assert told(("fail_subtask", ("too hard",))) == {
+        **before,
+        "plan:p1/2": ("failed", "approve", "too hard"),
+        "subtask:p1/s2": ("failed", None, "too hard"),
+    }
+    assert told(("cancel_turn", ()))["plan:p1/2"] == ("cancelled", "approve", "cancelled")
 
 
 @settings(deadline=None)
