@@ -6,6 +6,10 @@ import { byId } from "./dom.js";
 export function prepareFrame() {
   colours();
   tabs();
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault(); // the address names the conversation and stays
+    byId("say").focus();
+  });
   for (const dialog of document.querySelectorAll("dialog")) {
     dialog.querySelector("[data-close]").addEventListener("click", () => dialog.close());
   }
