@@ -1,8 +1,8 @@
 """The pages of the documentation, taken apart: their blocks of code, their links, and shell sessions to run.
 
 A block marked `bash` is a promise: it runs as it stands, and where a block marked `text` follows it, each of
-its lines is in what the commands really say, in this order (`…` stands for anything). Blocks marked `sh` are for people only.
-A page's `bash` blocks are one session: what one sets, the next one sees.
+its lines is in what the commands really say, in this order (`…` stands for anything). Blocks marked `sh` are
+for people only. A page's `bash` blocks are one session: what one sets, the next one sees.
 """
 
 import os
@@ -70,6 +70,14 @@ def blocks(text: str) -> list[Block]:
 def prose(text: str) -> str:
     """Return a page without its fenced blocks."""
     return _FENCED.sub("", text)
+
+
+def rows(text: str, section: str) -> dict[str, list[str]]:
+    """Return the cells of a marked table, by the code span that a row begins with; there has to be one."""
+    inside = text.partition(f"<!-- {section}")[2].partition(f"<!-- /{section} -->")[0]
+    lines = [line.strip("|").split("|") for line in inside.splitlines() if line.startswith("| `")]
+    assert lines, f"no table is marked {section}"
+    return {cells[0].strip().strip("`"): [cell.strip() for cell in cells[1:]] for cells in lines}
 
 
 def steps(text: str) -> list[Step]:

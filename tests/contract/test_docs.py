@@ -1,0 +1,231 @@
+"""The documentation is complete and true: what is there is written down, and nothing else is."""
+
+import inspect
+import re
+import tomllib
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_args
+
+import pytest
+import typer
+
+from api.app import create_app
+from api.cli import cli
+from api.settings import PREFIX, Settings
+from application.protocol import Asked
+from application.use_cases import USE_CASES
+from infrastructure.metrics import PrometheusMetrics
+from tests.pages import REPOSITORY, anchors, blocks, links, page, pages, prose, rows, tracked
+
+REFERENCE = page("reference.md")
+README = page("README.md")
+PAGES = [pytest.param(path, id=path.name) for path in pages()]
+
+
+def written(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+# ---------------------------------------------------------------- the tables of the reference
+def test_every_setting_is_documented_with_its_default_and_nothing_else_is() -> None:
+    on_the_page = {
+        name: (cells[0].strip("`"), cells[1]) for name, cells in rows(REFERENCE, "settings").items()
+    }
+    assert on_the_page == {
+        f"{PREFIX}{name.upper()}": (default_of(field.default), field.description)
+        for name, field in Settings.model_fields.items()
+    }
+
+
+def default_of(value: object) -> str:
+    """Return a default as an operator would write it."""
+    if value is None or isinstance(value, bool):
+        return "" if value is None else str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_names_no_setting_that_does_not_exist(path: Path) -> None:
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    assert set(re.findall(rf"\b{PREFIX}[A-Z_]*[A-Z]\b", written(path))) <= known
+
+
+def commands() -> dict[str, set[str]]:
+    """Return the options and arguments of every command, as they are typed."""
+    group: Any = typer.main.get_command(cli)
+    return {
+        f"minutebook {name}": {option for one in command.params for option in one.opts}
+        for name, command in group.commands.items()
+    }
+
+
+def test_every_command_and_option_is_documented_and_nothing_else_is() -> None:
+    on_the_page = {
+        name: set(re.findall(r"`([\w-]+)`", cells[0])) for name, cells in rows(REFERENCE, "commands").items()
+    }
+    assert on_the_page == commands()
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_names_no_command_that_does_not_exist(path: Path) -> None:
+    named = re.findall(r"(?:`|bin/|^)minutebook ([a-z]+)", written(path), re.MULTILINE)
+    assert {f"minutebook {name}" for name in named} <= commands().keys()
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_names_no_make_target_that_does_not_exist(path: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", written(REPOSITORY / "Makefile"), re.MULTILINE))
+    assert set(re.findall(r"(?:`|^)make ([a-z]+)", written(path), re.MULTILINE)) <= targets
+
+
+def endpoints() -> set[str]:
+    app = create_app(SimpleNamespace())  # type: ignore[arg-type]  # nothing is asked of it
+    return {f"{verb.upper()} {path}" for path, verbs in app.openapi()["paths"].items() for verb in verbs}
+
+
+def test_every_endpoint_is_documented_and_nothing_else_is() -> None:
+    # The console is for browsers, and stands in no description of the API.
+    assert set(rows(REFERENCE, "endpoints")) == endpoints() | {"GET /"}
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_names_no_endpoint_that_does_not_exist(path: Path) -> None:
+    """Only pages that are done: what the protocol's last section announces comes later."""
+    named = re.findall(r"`((?:GET|POST|PATCH|PUT|DELETE) /[^`?\s]*)", done(written(path)))
+    known = {shape_of(one) for one in [*endpoints(), "GET /", "GET /console/{name}"]}
+    assert {shape_of(one) for one in named} <= known
+
+
+def done(text: str) -> str:
+    return text.partition("## What is not there yet")[0]
+
+
+def shape_of(endpoint: str) -> str:
+    return re.sub(r"\{\w+\}", "{}", endpoint)
+
+
+def test_every_metric_is_documented_with_its_type_and_labels_and_nothing_else_is() -> None:
+    metrics = PrometheusMetrics()
+    documented = {
+        name.removesuffix("_total"): (cells[0], set(re.findall(r"`(\w+)`", cells[1])))
+        for name, cells in rows(REFERENCE, "metrics").items()
+    }
+    in_the_code = {
+        one._name: (one._type, set(one._labelnames))
+        for one in vars(metrics).values()
+        if hasattr(one, "_labelnames")
+    }
+    assert documented == in_the_code
+
+
+def test_every_log_line_of_the_application_is_documented_with_its_level_and_nothing_else_is() -> None:
+    found = re.compile(r"\blogger\.(\w+)\(\s*\"(\w+)\"")
+    in_the_code = {
+        name: "error" if level == "exception" else level
+        for package in ("api", "application", "infrastructure")
+        for path in (REPOSITORY / package).rglob("*.py")
+        for level, name in found.findall(written(path))
+    }
+    documented = {name: cells[0] for name, cells in rows(REFERENCE, "log-lines").items()}
+    assert documented == in_the_code
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_names_no_metric_that_does_not_exist(path: Path) -> None:
+    known = set(rows(REFERENCE, "metrics"))
+    looks_like_one = (
+        r"\b((?:sse|turns|turn|append|model|projection)_[a-z_]*(?:_total|_seconds|_saves|_events))\b"
+    )
+    assert set(re.findall(looks_like_one, written(path))) <= known
+
+
+# ---------------------------------------------------------------- the words of the wire
+def test_every_message_has_its_file_its_function_and_its_class() -> None:
+    for kind in get_args(Asked.model_fields["message"].annotation):
+        name = get_args(kind.model_fields["type"].annotation)[0]
+        module = import_module(f"application.{name}")
+        use_case = getattr(module, name)
+        assert USE_CASES[name] is use_case
+        assert kind.__name__ == "".join(word.capitalize() for word in name.split("_"))
+        assert inspect.get_annotations(use_case)["message"] is kind
+
+
+# ---------------------------------------------------------------- the tree
+def test_what_the_readme_says_where_to_change_is_there() -> None:
+    table = README.partition("## Where to change what")[2].partition("\n## ")[0]
+    paths = re.findall(r"`((?:domain|application|infrastructure|api|docs|tests)/[\w./]*)`", table)
+    assert len(paths) > 8
+    assert [path for path in paths if not (REPOSITORY / path).exists()] == []
+
+
+def test_the_layers_are_drawn_as_they_are_held() -> None:
+    contracts = tomllib.loads(written(REPOSITORY / "pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    assert next(one["layers"] for one in contracts if one["type"] == "layers") == [
+        "api", "infrastructure", "application", "domain",
+    ]  # fmt: skip
+    assert "`api → application → domain` and `infrastructure → application → domain`" in README
+    (allowed,) = {one for c in contracts for one in c.get("ignore_imports", []) if "**" not in one}
+    assert allowed == "api.bootstrap -> infrastructure"
+    assert "only `api/bootstrap.py` knows both sides" in README
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_link_of_a_page_leads_somewhere(path: Path) -> None:
+    for link in links(written(path)):
+        if re.match(r"https?://", link):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (path.parent / file).resolve() if file else path
+        assert target.exists(), f"{path.name} links to {link}"
+        assert not anchor or anchor in anchors(written(target)), f"{path.name} links to {link}"
+
+
+def test_every_page_is_in_the_readmes_list() -> None:
+    listed = set(links(README))
+    assert {f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md")} <= listed
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_block_says_what_it_is_in(path: Path) -> None:
+    known = {
+        "sh",
+        "bash",
+        "text",
+        "console",
+        "json",
+        "python",
+        "javascript",
+        "toml",
+        "sql",
+        "mermaid",
+        "nginx",
+        "ini",
+    }
+    unnamed = [block.line for block in blocks(written(path)) if block.language not in known]
+    assert unnamed == [] or path.name == "protocol.md"
+    assert "```" not in prose(written(path))
+
+
+@pytest.mark.parametrize("kind", ["a machine's path", "a registry"])
+def test_no_tracked_text_names(kind: str) -> None:
+    patterns = {
+        "a machine's path": r"(?<![\w./])/(?:root|tmp/v|home/\w+/\w|Users/\w+)\b|(?<![\w./])/" + "work/",
+        "a registry": r"https?://[^\s\"']*(?:pypi|registry\.npm|files\.pythonhosted)",
+    }
+    found = [
+        f"{path.relative_to(REPOSITORY)}:{number}"
+        for path in tracked()
+        if path != Path(__file__) and (text := text_of(path)) is not None
+        for number, line in enumerate(text.splitlines(), 1)
+        if re.search(patterns[kind], line)
+    ]
+    assert found == []
+
+
+def text_of(path: Path) -> str | None:
+    try:
+        return written(path)
+    except UnicodeDecodeError:
+        return None
