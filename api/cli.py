@@ -48,6 +48,16 @@ def main() -> None:
     except (SettingsError, MinutebookError) as error:
         print(f"minutebook: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, SettingsError) else 1)
+    except psycopg.Error as error:
+        print(f"minutebook: The database did not do it: {_why(error)}.", file=sys.stderr)
+        sys.exit(1)
+
+
+def _why(error: psycopg.Error) -> str:
+    """Say the kind of trouble in our words; the driver's own name hosts, users and SQL."""
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return "its user may not (making tables takes their owner)"
+    return f"{type(error).__name__} {error.sqlstate or ''}".strip()
 
 
 def _leave(*_: object) -> None:

@@ -24,7 +24,7 @@ class Store:
         """Make the tables, with their keys and without further indexes."""
         for table in self.tables.values():
             connection.execute(table.create)
-            if connection.execute(_GRANT).fetchone():
+            if connection.execute(_GRANT).fetchone() is not None:  # a row without columns is an empty tuple
                 connection.execute(table.grant)
 
     def create_indexes(self, connection: psycopg.Connection) -> None:

@@ -1,0 +1,53 @@
+"""A service that logs in as a member of `minutebook_app` does its work, and cannot do more."""
+
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+
+from tests.serving import REPOSITORY, ServerProcess
+
+
+def minutebook(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "MINUTEBOOK_DATABASE_URL": url}
+    command = [sys.executable, "-m", "api", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def service_url(bare_database_url: str) -> Iterator[str]:
+    """The URL of a user who owns nothing, over a database that its owner has migrated."""
+    assert minutebook(bare_database_url, "migrate").returncode == 0
+    user = f"service_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(bare_database_url, autocommit=True) as owner:
+        owner.execute(f"CREATE ROLE {user} LOGIN IN ROLE minutebook_app".encode())
+        yield bare_database_url.replace("//minutebook@", f"//{user}@")
+        owner.execute(f"DROP ROLE {user}".encode())
+
+
+def test_the_service_serves_and_reads_without_owning_a_table(service_url: str, server_folder: Path) -> None:
+    with ServerProcess(server_folder, database_url=service_url, demo_delay_s=0) as server:
+        body = {"conversation_id": "c", "message": {"type": "user_message", "content": "hello"}}
+        said = httpx.post(f"{server.url}/v1/messages/stream", json=body, timeout=30).text
+        assert "event: turn.committed" in said
+        listed = httpx.get(f"{server.url}/v1/conversations", params={"min_position": 5}, timeout=30).json()
+        assert [one["conversation_id"] for one in listed["conversations"]] == ["c"]
+
+
+@pytest.mark.parametrize("statement", ["UPDATE log SET actor = 'x'", "DELETE FROM log", "TRUNCATE log"])
+def test_the_service_cannot_change_the_log(service_url: str, statement: str) -> None:
+    with psycopg.connect(service_url) as service, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        service.execute(statement.encode())
+
+
+def test_what_takes_the_owner_is_refused_in_a_sentence(service_url: str) -> None:
+    done = minutebook(service_url, "rebuild", "usage")
+    assert done.returncode == 1
+    assert "making tables takes their owner" in done.stderr
+    assert "Traceback" not in done.stderr
