@@ -35,6 +35,7 @@ from infrastructure.postgres.appender import Appender
 from infrastructure.postgres.chunks import PostgresChunks
 from infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from infrastructure.postgres.importing import PostgresImportLog
+from infrastructure.postgres.loading import Loader
 from infrastructure.postgres.log import PostgresLog
 from infrastructure.postgres.mapper import MinutesMapper
 from infrastructure.postgres.operator import operator_turns
@@ -169,8 +170,12 @@ async def open_house(
         log = PostgresLog(pool, mapper.to_logged)
         recent = RecentEvents()
 
+        loader = Loader(pool)
+
         def unit_of_work(conversation_id: str, turn_id: str) -> UnitOfWork:
-            return PostgresUnitOfWork(conversation_id, turn_id, node, appender, pool, mapper, recent=recent)
+            return PostgresUnitOfWork(
+                conversation_id, turn_id, node, appender, pool, mapper, recent=recent, loader=loader
+            )
 
         kit = Kit(
             unit_of_work=unit_of_work,

@@ -11,6 +11,7 @@ from application.ports import Accepted, Busy, Existing, Failure, Renewal, TurnRe
 from domain.errors import ConversationNotFoundError
 from infrastructure.postgres.mapper import PlainJson
 from infrastructure.postgres.pool import Pool, store_errors
+from infrastructure.postgres.together import Together
 
 # In the order of TurnRow's fields.
 COLUMNS: Final = (
@@ -20,7 +21,14 @@ COLUMNS: Final = (
 PLAIN: Final = ", ".join(COLUMNS)
 OF_TURN: Final = ", ".join(f"(turn).{name}" for name in COLUMNS)
 
-ACCEPT: Final = f"SELECT verdict, {OF_TURN} FROM turn_accept(%s, %s, %s, %s, %s, %s, %s, %s)"
+# In the order of their conversations: two processes that accept for the same ones wait, not deadlock.
+ACCEPT: Final = f"""
+    SELECT number, verdict, {OF_TURN}
+      FROM (SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::bytea[], %s::bytea[])
+              WITH ORDINALITY AS given (id, conversation, subject, kind, payload, hash, number)
+             ORDER BY conversation, id) AS asked
+     CROSS JOIN LATERAL turn_accept(asked.id, asked.conversation, asked.subject, asked.kind,
+                                    asked.payload, asked.hash, %s, %s)"""
 RETRY: Final = f"SELECT verdict, {OF_TURN} FROM turn_retry(%s, %s, %s, %s)"
 ROWS: Final = f"select {PLAIN} from turns where id = any(%s)"
 FIND: Final = f"SELECT {PLAIN} FROM turns WHERE id = %s AND subject = %s"
@@ -69,6 +77,7 @@ class PostgresTurns:
         self._node = node
         self._lease = timedelta(seconds=lease_s)
         self._json = PlainJson()
+        self._accepts: Together[tuple[Any, ...], tuple[Any, ...]] = Together(self._accept)
 
     async def accept(self, request: TurnRequest) -> Accepted | Existing | Busy:
         """Make the turn this node's running one, once; first frees an expired lease in its way.
@@ -78,11 +87,17 @@ class PostgresTurns:
         """
         asked = (request.turn_id, request.conversation_id, request.subject, request.kind)
         payload = (self._json.encode(request.payload), bytes.fromhex(request.payload_hash))
-        row = await self._row(ACCEPT, (*asked, *payload, self._node, self._lease))
-        assert row, "turn_accept always answers"  # noqa: S101
+        row = await self._accepts.answer((*asked, *payload))
         answer = self._answer(row, request.turn_id)
         assert answer, "turn_accept never says 'missing'"  # noqa: S101
         return answer
+
+    async def _accept(self, asked: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
+        """Accept several at once: they share a transaction and its flush, not their fate."""
+        columns = [list(column) for column in zip(*asked, strict=True)]
+        rows = await self._rows(ACCEPT, (*columns, self._node, self._lease))
+        answers = {row[0]: row[1:] for row in rows}
+        return [answers[number] for number in range(1, len(asked) + 1)]
 
     async def retry(self, turn_id: str, subject: str) -> Accepted | Existing | Busy | None:
         """Run a failed or abandoned turn again, as its next attempt. None: no such turn.

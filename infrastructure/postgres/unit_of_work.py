@@ -10,18 +10,15 @@ from domain.aggregate import By, MinuteEvent, SignedAggregate
 from domain.conversation import Conversation, conversation_stream
 from domain.errors import ConversationNotFoundError, MinutebookError
 from infrastructure.postgres.appender import Appender, NewEvent, Save, Snapshot, Stored
+from infrastructure.postgres.loading import Loader, RawRow
 from infrastructure.postgres.log import PostgresLog, Row
 from infrastructure.postgres.mapper import MinutesMapper
-from infrastructure.postgres.pool import Pool, store_errors
+from infrastructure.postgres.pool import Pool
 from infrastructure.postgres.recent import RecentEvents
-
-LOAD: Final = "SELECT * FROM load_conversation(%s, %s, %s, %s, %s)"
 
 EVENT_BYTES: Final = 1000  # what an event takes in memory beside its data, about
 
 A = TypeVar("A", bound=SignedAggregate)
-# The fields of a `Row`; a snapshot has no position and its state for data.
-RawRow = tuple[Any, ...]
 
 
 class UnitOfWorkOverError(MinutebookError):
@@ -63,6 +60,7 @@ class PostgresUnitOfWork:
         snapshot_every: int = 50,
         view_page: int = 100,
         recent: RecentEvents | None = None,
+        loader: Loader | None = None,
     ) -> None:
         self._conversation_id = conversation_id
         self._turn_id = turn_id
@@ -74,6 +72,7 @@ class PostgresUnitOfWork:
         self._snapshot_every = snapshot_every
         self._view_page = view_page
         self._recent = RecentEvents() if recent is None else recent
+        self._loader = loader or Loader(pool)
         self._streams = (conversation_stream(conversation_id), agent_stream(conversation_id))
         self._is_inside = False
         self._is_committed = False
@@ -169,11 +168,7 @@ class PostgresUnitOfWork:
     async def _load(self) -> tuple[list[RawRow], list[RawRow]]:
         conversation, agent = self._streams
         page = 0 if self._recent.knows(conversation) else self._view_page
-        asked = (conversation, Conversation.STATE_VERSION, agent, Agent.STATE_VERSION, page)
-        async with store_errors(), self._pool.connection() as connection:
-            cursor = connection.cursor(binary=True)
-            await cursor.execute(LOAD, asked, prepare=True)
-            rows = await cursor.fetchall()
+        rows = await self._loader.load(conversation, agent, page)
         return [row for row in rows if row[1] == conversation], [row for row in rows if row[1] == agent]
 
     def _revived(self, kind: type[A], rows: Sequence[RawRow]) -> A | None:

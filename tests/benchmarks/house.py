@@ -1,7 +1,8 @@
 """A server as users run it, with a model that says SIZE bytes at once.
 
-Started as `python -m tests.benchmarks.house URL SIZE`. Prints its port when it listens. The log lines of
-its turns go to standard error, as always.
+Started as `python -m tests.benchmarks.house URL SIZE [projections]`; with the last word it keeps the read
+models up to date beside the turns, as `serve` does unless MINUTEBOOK_PROJECTIONS is false. Prints its port
+when it listens. The log lines of its turns go to standard error, as always.
 """
 
 import asyncio
@@ -41,8 +42,8 @@ async def serve(settings: Settings, sock: socket.socket, url: str, size: int) ->
         await Server(house, settings.grace_s).serve(sockets=[sock])
 
 
-def main(url: str, size: str) -> None:
-    settings = Settings(_env_file=None, database_url=url, port=0)
+def main(url: str, size: str, hosting: str = "") -> None:
+    settings = Settings(_env_file=None, database_url=url, port=0, projections=hosting == "projections")
     log_output.configure(settings.log_level)
     sock = listen(settings.host, settings.port)
     print(sock.getsockname()[1], flush=True)

@@ -2,7 +2,7 @@
 
 A server of its own process with a model that answers at once in five pieces, PostgreSQL with every flush
 real, and talkers in a third process, whose conversations have ten turns. The bare endpoint streams the very
-bytes that one of these turns streamed. The two take turns, round after round; every figure is the median of
+bytes that one of these turns streamed. They take turns, round after round; every figure is the median of
 its rounds.
 """
 
@@ -13,6 +13,8 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import median
 from uuid import uuid4
+
+import psycopg
 
 from infrastructure.postgres import schema
 from infrastructure.postgres.embedded import EmbeddedPostgres
@@ -65,11 +67,11 @@ def rows_of(figures: Figures) -> list[tuple[str, str, str, str]]:
         p50, p99 = (median(one[which] for one in found) for which in ("median_ms", "p99_ms"))
         figure = f"{rates[name, connections]:,.0f} turns/s, median {p50:.1f} ms, p99 {p99:.1f} ms"
         rows.append((f"{name}, {connections} at once", figure, "", ""))
-    for connections in CONNECTIONS:
-        ratio = rates["turn", connections] / rates["bare endpoint", connections]
-        rows.append(
-            (f"turn / bare endpoint, {connections} at once", "", f"{ratio:.2f}", TARGETS.get(connections, ""))
-        )
+    for name, targets in (("turn", TARGETS), ("turn, read models beside it", {})):
+        for connections in CONNECTIONS:
+            ratio = rates[name, connections] / rates["bare endpoint", connections]
+            what = f"{name} / bare endpoint, {connections} at once"
+            rows.append((what, "", f"{ratio:.2f}", targets.get(connections, "")))
     return rows
 
 
@@ -81,11 +83,24 @@ def run(seconds: float = 5.0, rounds: int = 3) -> list[tuple[str, str, str, str]
     ):
         url = postgres.start()
         schema.migrate(url)
-        with served("house", url, str(ANSWER)) as house:
+        with (
+            served("house", url, str(ANSWER)) as house,
+            served("house", another_database(url), str(ANSWER), "projections") as hosting,
+        ):
             frames = Path(folder) / "frames"
             frames.write_bytes(asyncio.run(one_turn(house)))
             with served("peers.bare", str(frames)) as bare:
-                return rows_of(race({"turn": house, "bare endpoint": bare}, seconds, rounds))
+                ports = {"turn": house, "turn, read models beside it": hosting, "bare endpoint": bare}
+                return rows_of(race(ports, seconds, rounds))
+
+
+def another_database(url: str) -> str:
+    """Make a second database on the same server and return its URL."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE hosting")
+    other = url.replace("/minutebook?", "/hosting?")
+    schema.migrate(other)
+    return other
 
 
 if __name__ == "__main__":
