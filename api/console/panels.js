@@ -80,8 +80,8 @@ export class Timeline {
     this.detail.replaceChildren(
       h("p", { class: "card-head" }, h("strong", {}, `Event ${event.position}`), h("span", { class: "grow" }),
         h("button", { type: "button", class: "quiet small", onclick: () => this.close() }, "Close")),
-      h("h3", {}, "State at this point"), stateTable(then),
-      h("h3", {}, "Event"), h("pre", { class: "json", tabindex: "0", "aria-label": "The event as JSON" }, pretty(event)));
+      h("h2", {}, "State at this point"), stateTable(then),
+      h("h2", {}, "Event"), h("pre", { class: "json", tabindex: "0", "aria-label": "The event as JSON" }, pretty(event)));
     this.detail.hidden = false;
     this.detail.scrollTop = 0;
     button.scrollIntoView({ block: "nearest" });

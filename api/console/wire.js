@@ -73,6 +73,8 @@ function frameOf(message) {
 
 const PROVISIONAL = ["turn.started", "turn.delta", "turn.status", "turn.failed"];
 const LONGEST_PAUSE_MS = 5000;
+// A browser opens six connections to a server at most: windows nobody looks at give theirs back.
+const HIDDEN_MS = 60000;
 
 /** A conversation's feed. The browser resumes it; where the browser gives up, we go on from the position. */
 export class Feed {
@@ -81,7 +83,20 @@ export class Feed {
     this.after = after;
     this.on = { event, provisional, state };
     this.pause = 500;
+    this.ended = new AbortController();
+    document.addEventListener("visibilitychange", () => this.looked(), { signal: this.ended.signal });
     this.open();
+  }
+
+  looked() {
+    clearTimeout(this.hiding);
+    if (document.hidden) this.hiding = setTimeout(() => this.rest(), HIDDEN_MS);
+    else if (!this.source) this.open();
+  }
+
+  rest() {
+    this.on.state("reconnecting");
+    this.stop();
   }
 
   open() {
@@ -102,6 +117,7 @@ export class Feed {
   /** The browser tries again by itself unless the server refused; then somebody has to. */
   async broken() {
     const source = this.source;
+    if (!source) return;
     this.on.state("reconnecting");
     if (source.readyState !== EventSource.CLOSED) return;
     this.timer = setTimeout(async () => {
@@ -122,10 +138,15 @@ export class Feed {
     }
   }
 
-  close() {
+  stop() {
     clearTimeout(this.timer);
-    this.source.onerror = null;
-    this.source.close();
+    this.source?.close();
     this.source = null;
+  }
+
+  close() {
+    clearTimeout(this.hiding);
+    this.ended.abort();
+    this.stop();
   }
 }

@@ -47,6 +47,10 @@ CONTRAST = """(() => {
   return [...new Set(poor)];
 })()"""  # noqa: E501
 
+# Every control that is shown but reaches beyond the window's side.
+CUT_OFF = """[...document.querySelectorAll('button, input, textarea')].filter((one) => one.checkVisibility())
+  .filter((one) => one.getBoundingClientRect().right > innerWidth).map((one) => one.innerText || one.id)"""
+
 
 def _tree(page: Page) -> list[dict[str, Any]]:
     nodes = page.call("Accessibility.getFullAXTree")["nodes"]
@@ -125,6 +129,8 @@ def test_a_phone_shows_everything_without_scrolling_sideways(browser: Browser, s
     page.resize(PHONE)
     wide = "['html', '#scroll'].some((one) => document.querySelector(one).scrollWidth > innerWidth)"
     assert page.run(wide) is False
+    assert page.run("document.documentElement.scrollHeight <= innerHeight") is True
+    assert page.run(CUT_OFF) == []
     assert page.texts("#list") == page.texts("#side") == []
     page.click("#open-list")
     assert "New conversation" in page.texts("#list")[0]
