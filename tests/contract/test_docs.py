@@ -132,6 +132,21 @@ def test_every_log_line_of_the_application_is_documented_with_its_level_and_noth
     assert documented == in_the_code
 
 
+def test_every_connection_of_a_server_is_documented_by_its_name() -> None:
+    """Names are given to `arguments(…)` and `connect(…)`; the recorder is for the library's users."""
+    names = {
+        name
+        for path in (REPOSITORY / "infrastructure").rglob("*.py")
+        if path.name != "recorder.py"
+        for name in re.findall(
+            r"arguments\(\"minutebook (\w+)\"|connect\(self\._url, \"(\w+)\"", written(path)
+        )
+    }
+    table = page("operations.md").partition("## Connections")[2].partition("\n## ")[0]
+    documented = set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) - {"minutebook"}
+    assert {first or second for first, second in names} | {"migrate"} == documented
+
+
 @pytest.mark.parametrize("path", PAGES)
 def test_a_page_names_no_metric_that_does_not_exist(path: Path) -> None:
     known = set(rows(REFERENCE, "metrics"))
