@@ -124,7 +124,7 @@ class Running:
             raise
         finally:
             self._kit.metrics.committed(turn.row.kind, status, time.monotonic() - started)
-        await self._announce(turn, committed)
+        await _to_the_end(self._announce(turn, committed))  # it is stored; whatever comes now, say so
         return "committed", len(committed.events)
 
     async def _announce(self, turn: Turn, committed: Committed) -> None:
