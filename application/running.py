@@ -124,22 +124,15 @@ class Running:
             raise
         finally:
             self._kit.metrics.committed(turn.row.kind, status, time.monotonic() - started)
-        await _to_the_end(self._announce(turn, committed))  # it is stored; whatever comes now, say so
-        return "committed", len(committed.events)
-
-    async def _announce(self, turn: Turn, committed: Committed) -> None:
-        row = replace(
-            turn.row,
-            state="committed",
-            first_position=committed.first_position,
-            last_position=committed.last_position,
-            provisional_frames=turn.stream.last_seq,
-            outcome=committed.outcome,
-        )
         if committed.events:
-            turn.stream.end(committed_frames(row, committed.events))
-        else:  # nothing new: the outcome of an earlier turn, read again
-            turn.stream.end(await ended_frames(row, self._log))
+            turn.stream.end(committed_frames(_committed_row(turn, committed), committed.events))
+            return "committed", len(committed.events)
+        return await _to_the_end(self._announce_again(turn, committed)), 0
+
+    async def _announce_again(self, turn: Turn, committed: Committed) -> str:
+        """Nothing new was recorded: say the outcome of the earlier turn, read from the log."""
+        turn.stream.end(await ended_frames(_committed_row(turn, committed), self._log))
+        return "committed"
 
     async def _end_badly(self, turn: Turn, error: Exception) -> str:
         """Refuse a message that was never taken; fail a turn that had begun."""
@@ -241,3 +234,15 @@ async def _to_the_end(ending: Coroutine[Any, Any, str]) -> str:
         except asyncio.CancelledError:
             if task.cancelled():
                 raise
+
+
+def _committed_row(turn: Turn, committed: Committed) -> TurnRow:
+    """Return the turn's row as the commit has closed it."""
+    return replace(
+        turn.row,
+        state="committed",
+        first_position=committed.first_position,
+        last_position=committed.last_position,
+        provisional_frames=turn.stream.last_seq,
+        outcome=committed.outcome,
+    )
