@@ -186,6 +186,21 @@ def test_the_layers_are_drawn_as_they_are_held() -> None:
     assert "only `api/bootstrap.py` knows both sides" in README
 
 
+def test_every_dependency_has_its_reason() -> None:
+    project = tomllib.loads(written(REPOSITORY / "pyproject.toml"))["project"]
+    needed = {match[0] for one in project["dependencies"] if (match := re.match(r"[\w-]+", one))}
+    needed |= {"psycopg-pool"}  # an extra of psycopg
+    table = page("decisions.md").partition("## Dependencies")[2].partition("\n## ")[0]
+    first_cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert {name for cell in first_cells for name in re.findall(r"`([\w-]+)`", cell)} == needed
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_diagram_has_no_semicolon_which_would_end_its_line(path: Path) -> None:
+    diagrams = [block.text for block in blocks(written(path)) if block.language == "mermaid"]
+    assert ";" not in "".join(diagrams)
+
+
 @pytest.mark.parametrize("path", PAGES)
 def test_every_link_of_a_page_leads_somewhere(path: Path) -> None:
     for link in links(written(path)):
