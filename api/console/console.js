@@ -28,19 +28,19 @@ function open(id) {
   page.turns?.close();
   Object.assign(page, { id, minutes: new Minutes(), feed: null, wanted: null, fresh: [], isNew: !id });
   page.id ??= newId();
+  page.isBeginning = isKeptAsBeginning();
   page.turns = new Turns(page.id, { changed: render, stored: () => page.feed ?? watch() });
   transcript.clear();
   timeline.clear();
   problem("");
   link(id ? "connecting" : "idle");
-  if (id && !isBeginning()) watch();
+  if (id && !(page.isBeginning && page.turns.running)) watch();
   render();
   list.show(id);
 }
 
 /** A conversation whose first turn still runs has no feed yet. */
-const isBeginning = () =>
-  Boolean(page.turns.running && kept.read().some((one) => one.id === page.id && one.isBeginning));
+const isKeptAsBeginning = () => kept.read().some((one) => one.id === page.id && one.isBeginning);
 
 function watch() {
   const { id } = page;
@@ -72,7 +72,7 @@ function take(event) {
   if (!page.minutes.apply(event)) return;
   page.fresh.push(event);
   page.turns.seen(event.turn_id);
-  if (page.isNew || kept.read().some((one) => one.id === page.id && one.isBeginning)) begun();
+  if (page.isBeginning) begun();
   if (event.type === "conversation.assistant_message_sent") say(`${event.data.agent}: ${event.data.content}`);
   if (event.type === "conversation.tool_call_requested" && event.data.requires_decision) say(`${event.data.tool} needs your decision.`);
   if (event.type === "conversation.plan_proposed") say("A plan needs your decision.");
@@ -81,7 +81,7 @@ function take(event) {
 }
 
 function begun() {
-  page.isNew = false;
+  page.isBeginning = false;
   kept.put({ id: page.id, title: page.minutes.title, agent: page.minutes.agent });
 }
 
@@ -175,7 +175,7 @@ async function tell(text) {
   const message = { type: "user_message", content: text, ...(isNew && page.wanted && { agent: page.wanted }) };
   if (isNew) {
     kept.put({ id, title: text.trim().split("\n")[0].slice(0, 80), isBeginning: true });
-    page.isNew = false;
+    Object.assign(page, { isNew: false, isBeginning: true });
     history.pushState(null, "", `#/c/${id}`);
     list.show(id);
   }

@@ -2,6 +2,8 @@
 
 import re
 
+import httpx
+
 from tests.browser.chromium import Browser, Page
 from tests.browser.story import Console
 from tests.serving import ServerProcess
@@ -200,3 +202,52 @@ def test_one_click_on_an_event_shows_it_and_the_state_at_that_point(
         assert shown["type"] == f"conversation.{name.replace(' ', '_')}"
         assert shown["position"] == console.events()[names.index(name)][0]
     assert page.problems == []
+
+
+def test_a_hidden_window_gives_its_connection_back_and_misses_nothing(
+    browser: Browser, server: ServerProcess
+) -> None:
+    page = browser.page()
+    console = Console(page, server.url)
+    # The minute until a window counts as hidden passes at once, and the test says when it is hidden.
+    hiding = """
+      const wait = setTimeout;
+      window.setTimeout = (act, ms, ...more) => wait(act, ms === 60000 ? 10 : ms, ...more);
+      let isHidden = false;
+      Object.defineProperty(document, 'hidden', {get: () => isHidden});
+      window.hide = (value) => { isHidden = value; document.dispatchEvent(new Event('visibilitychange')); };
+    """
+    page.call("Page.addScriptToEvaluateOnNewDocument", source=hiding)
+    console.open()
+    console.say("help")
+    console.wait("demo model")
+    console.wait_state("idle")
+    page.run("hide(true)")
+    page.wait_text("Reconnecting", "#link")
+    body = {
+        "conversation_id": page.run("location.hash.slice(4)"),
+        "message": {"type": "user_message", "content": "said elsewhere"},
+    }
+    assert httpx.post(f"{server.url}/v1/messages/stream", json=body).status_code == 200
+    assert "said elsewhere" not in " ".join(console.transcript())
+    page.run("hide(false)")
+    page.wait_text("Live", "#link")
+    console.wait("You said: said elsewhere")
+    assert [position for position, _ in console.events()] == list(range(1, 9))
+    assert page.problems == []
+
+
+def test_an_address_without_a_conversation_says_so(browser: Browser, server: ServerProcess) -> None:
+    page = browser.page()
+    console = Console(page, server.url)
+    console.open("/#/c/nothing-here")
+    page.wait_text("There is no conversation with this id.", "#problem")
+    page.wait_text("Not found", "#link")
+    console.click("New conversation")
+    console.say("help")
+    console.wait("demo model")
+    console.wait_state("idle")
+    page.run("history.go(-2)")
+    page.wait_text("There is no conversation with this id.", "#problem")
+    page.run("history.go(2)")
+    console.wait("demo model")
