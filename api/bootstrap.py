@@ -216,6 +216,7 @@ async def open_house(
         sharing = [
             asyncio.create_task(Sharer(chunks, running.streams).run(), name="sharer"),
             asyncio.create_task(mirrors.run(), name="mirrors"),
+            asyncio.create_task(live.beat(), name="heartbeats"),
         ]
         try:
             yield House(create_app(doors), running, live, node)

@@ -1,7 +1,7 @@
 """Watching over HTTP: the events of one conversation or of all, from any position, live, for ever."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Annotated
 
@@ -9,15 +9,18 @@ from fastapi import APIRouter, Header, Query, Request
 from sse_starlette import EventSourceResponse
 
 from api.auth import Chatter, Identity
-from api.sse import HEADERS, PING_S, one_line
+from api.sse import HEARTBEAT, StreamResponse, one_line
 from application.errors import InvalidCursorError
 from application.live import FeedItem, FeedLog, LiveFeed
 from domain.errors import ConversationNotFoundError
 
 router = APIRouter(prefix="/v1", tags=["feeds"])
 
-# A reader that takes nothing for this long is dropped; it comes back with the last id it has seen.
-SEND_TIMEOUT_S = 30
+# A reader that takes nothing for this long (at most twice as long) is dropped; it comes back with the last id
+# it has seen.
+SEND_TIMEOUT_S = 15.0
+# What is given to the socket at once: a reader that does not take it holds no more than this.
+PIECE_BYTES = 64 * 1024
 _POSITION = re.compile(r"[0-9]{1,18}\Z")
 
 Cursor = Annotated[str | None, Header(alias="Last-Event-ID")]
@@ -51,15 +54,30 @@ def _feed(
 ) -> EventSourceResponse:
     live: LiveFeed = request.app.state.live
     items = live.watch(position, conversation_id=conversation_id, owner=owner)
-    return EventSourceResponse(
-        _pieces(items), headers=HEADERS, sep="\n", ping=PING_S, send_timeout=SEND_TIMEOUT_S
-    )
+    return StreamResponse(_pieces(items), SEND_TIMEOUT_S)
 
 
 async def _pieces(items: AsyncIterator[list[FeedItem]]) -> AsyncIterator[bytes]:
     async with aclosing(items) as batches:  # type: ignore[type-var]  # a generator
         async for batch in batches:
-            yield b"".join(map(encoded, batch))
+            if not batch:
+                yield HEARTBEAT
+            for piece in _joined(batch):
+                yield piece
+
+
+def _joined(batch: list[FeedItem]) -> Iterator[bytes]:
+    """Return several items as one piece, so that they leave in one write; large ones leave alone."""
+    waiting: list[bytes] = []
+    size = 0
+    for item in batch:
+        waiting.append(encoded(item))
+        size += len(waiting[-1])
+        if size >= PIECE_BYTES:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield b"".join(waiting)
 
 
 def encoded(item: FeedItem) -> bytes:

@@ -15,7 +15,6 @@ from application.frames import Frame
 from application.ports import Metrics
 
 HEADERS: Final = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
-PING_S: Final = 15
 HEARTBEAT: Final = b": still here\n\n"
 WATCH_AFTER_S: Final = 0.5
 
@@ -53,40 +52,61 @@ async def batches_encoded(frames: AsyncIterator[Sequence[Frame]]) -> AsyncIterat
             yield joined(batch) or HEARTBEAT
 
 
-class TurnResponse(EventSourceResponse):
-    """A response for streams that end by themselves and bring their own heartbeats.
+class StreamResponse(EventSourceResponse):
+    """A response for streams that bring their own heartbeats.
 
     The library's response watches each stream with four tasks, which costs a short turn more than
-    everything it says. This one sends from the request's own task, and only a stream that is still
-    open after a while is watched for a client that has gone.
+    everything it says, and a feed most of its memory. This one sends from the request's own task, and only
+    a stream that is still open after a while is watched for a client that has gone. One that takes nothing
+    for `send_timeout_s` seconds has gone, too.
     """
 
-    def __init__(self, pieces: AsyncIterator[bytes], metrics: Metrics) -> None:
+    def __init__(self, pieces: AsyncIterator[bytes], send_timeout_s: float | None = None) -> None:
         super().__init__(pieces, headers=HEADERS, sep="\n", ping=0)
+        self._send_timeout_s = send_timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the pieces until they end or the client has gone."""
+        departure = Departure(receive, self._send_timeout_s)
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        async with departure, aclosing(self.body_iterator) as pieces:  # type: ignore[type-var]  # a generator
+            async for piece in pieces:
+                departure.sends += 1  # odd while one is being sent
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                departure.sends += 1
+        if not departure.is_noticed:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class TurnResponse(StreamResponse):
+    """The response of a turn's stream, which is counted and ends by itself."""
+
+    def __init__(self, pieces: AsyncIterator[bytes], metrics: Metrics) -> None:
+        super().__init__(pieces)
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the pieces until they end or the client has gone."""
         opened = time.monotonic()
         self._metrics.stream_opened()
-        departure = Departure(receive)
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async with departure, aclosing(self.body_iterator) as pieces:  # type: ignore[type-var]  # a generator
-                async for piece in pieces:
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
-            if not departure.is_noticed:
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await super().__call__(scope, receive, send)
         finally:
             self._metrics.stream_closed(time.monotonic() - opened)
 
 
 class Departure:
-    """Ends the block when the client goes; it begins to look after `WATCH_AFTER_S` seconds."""
+    """Ends the block when the client goes; it begins to look after `WATCH_AFTER_S` seconds.
 
-    def __init__(self, receive: Receive) -> None:
+    With a limit, a client that has not taken the same piece at two looks in a row, that many seconds apart,
+    has gone, too.
+    """
+
+    def __init__(self, receive: Receive, send_timeout_s: float | None = None) -> None:
         self.is_noticed = False
+        self.sends = 0
         self._receive = receive
+        self._send_timeout_s = send_timeout_s
         self._watching: asyncio.Task[None] | None = None
         self._until_gone = asyncio.timeout(None)
 
@@ -108,6 +128,14 @@ class Departure:
 
     def _begin(self) -> None:
         self._watching = asyncio.create_task(self._watch())
+        if self._send_timeout_s:
+            self._look(self._send_timeout_s, 0)
+
+    def _look(self, every_s: float, sends_before: int) -> None:
+        if self.sends % 2 and self.sends == sends_before:
+            self._until_gone.reschedule(0)
+        else:
+            self._timer = asyncio.get_running_loop().call_later(every_s, self._look, every_s, self.sends)
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

@@ -10,8 +10,12 @@ from application.frames import FAILED, Frame, event_fields
 from application.ports import LoggedEvent
 
 QUEUE_ITEMS: Final = 256
-QUEUE_BYTES: Final = 1024 * 1024
 PAGE: Final = 500
+# The first page of a reader who is behind; the next ones grow while they stay below PAGE_BYTES.
+FIRST_PAGE: Final = 50
+PAGE_BYTES: Final = 1024 * 1024
+HEARTBEAT_S: Final = 15.0
+_AT_ONCE: Final = 50
 
 
 @dataclass(slots=True, eq=False)
@@ -57,6 +61,7 @@ class Subscription:
     since: int
     items: deque[FeedItem] = field(default_factory=deque)
     is_behind: bool = False
+    page: int = FIRST_PAGE
     woken: asyncio.Event = field(default_factory=asyncio.Event)
 
     def offer(self, item: FeedItem) -> None:
@@ -77,6 +82,11 @@ class Subscription:
         self.items.clear()
         self.is_behind = False
         self.since = head
+
+    def was_given(self, page: Sequence[FeedItem]) -> None:
+        """Read more the next time where this page was small, less where it was large."""
+        size = sum(len(item.encoded or b"") for item in page)
+        self.page = max(1, self.page // 4) if size > PAGE_BYTES else min(PAGE, self.page * 2)
 
     def take(self) -> list[FeedItem]:
         """Take all that is queued."""
@@ -134,15 +144,30 @@ class LiveFeed:
     def close(self) -> None:
         """End all feeds, so that their clients connect again, elsewhere."""
         self.is_closed = True
-        for reader in [*self._of_all, *(one for some in self._of_conversation.values() for one in some)]:
+        for reader in self._readers():
             reader.woken.set()
+
+    async def beat(self) -> None:
+        """Wake every reader each `HEARTBEAT_S` seconds, a few at once, until cancelled."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            for number, reader in enumerate(self._readers()):
+                reader.woken.set()
+                if number % _AT_ONCE == 0:
+                    await asyncio.sleep(0.001)
+
+    def _readers(self) -> list[Subscription]:
+        return [*self._of_all, *(one for some in self._of_conversation.values() for one in some)]
 
     # --- for readers ---------------------------------------------------------------------------------
 
     async def watch(
         self, after: int | None, *, conversation_id: str | None = None, owner: str | None = None
     ) -> AsyncIterator[list[FeedItem]]:
-        """Yield what comes after a position (None: from now on) for ever: in order, no gap, no repeat."""
+        """Yield what comes after a position (None: from now on) for ever: in order, no gap, no repeat.
+
+        A batch is empty where there was nothing for a while; whoever sends this on can show that it is there.
+        """
         position = await self._log.head() if after is None else after
         reader = self._subscribe(conversation_id, owner)
         try:
@@ -151,11 +176,12 @@ class LiveFeed:
                     page, position = await self._page(reader, position)
                     if page:
                         yield page
+                        reader.was_given(page)
                     continue
                 await reader.woken.wait()
                 fresh = [item for item in reader.take() if item.position is None or item.position > position]
+                yield fresh
                 if fresh:
-                    yield fresh
                     position = max([position, *(item.position for item in fresh if item.position)])
         finally:
             self._unsubscribe(reader)
@@ -165,7 +191,7 @@ class LiveFeed:
         if reader.is_behind:
             reader.catch_up_from(self.position)
         events, reached = await self._log.after(
-            position, PAGE, conversation_id=reader.conversation_id, owner=reader.owner
+            position, reader.page, conversation_id=reader.conversation_id, owner=reader.owner
         )
         # What is behind `since` is, or will be, in the queue.
         page = [feed_item(event) for event in events if event.position <= reader.since]
