@@ -1,10 +1,12 @@
 """The HTTP application: its routers, its errors, and what its handlers work with."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.types import Message
 
 from api import amendments, console, errors, feeds, health, origin, reads, schema, streams
 from application.agents import AgentRoster
@@ -46,3 +48,38 @@ def create_app(doors: Doors) -> FastAPI:
     for door in (streams, feeds, reads, amendments, schema, health, origin, console):
         app.include_router(door.router)
     return app
+
+
+def warmed_up(doors: Doors) -> FastAPI:
+    """Return the application with its routes worked out; the framework would do it in the first request.
+
+    Blocks for a moment: call it beside the event loop.
+    """
+    app = create_app(doors)
+    asyncio.run(_ask_for_nothing(app))
+    return app
+
+
+async def _ask_for_nothing(app: FastAPI) -> None:
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": "/-",
+        "raw_path": b"/-",
+        "query_string": b"",
+        "root_path": "",
+        "headers": [],
+        "client": ("127.0.0.1", 0),
+        "server": ("127.0.0.1", 0),
+    }
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(_: Message) -> None:
+        """Nobody is told."""
+
+    await app(scope, receive, send)

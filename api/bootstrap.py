@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 from fastapi import FastAPI
 
-from api.app import Doors, create_app
+from api.app import Doors, warmed_up
 from api.settings import Settings, SettingsError, read_settings
 from application.agents import AgentRoster
 from application.errors import StoreUnavailableError
@@ -212,6 +212,7 @@ async def open_house(
         await projector.start()
         live.position = await log.head()
         tailer.start(live.position)
+        app = await asyncio.to_thread(warmed_up, doors)
         running.open_keeper()
         sharing = [
             asyncio.create_task(Sharer(chunks, running.streams).run(), name="sharer"),
@@ -219,7 +220,7 @@ async def open_house(
             asyncio.create_task(live.beat(), name="heartbeats"),
         ]
         try:
-            yield House(create_app(doors), running, live, node)
+            yield House(app, running, live, node)
         finally:
             await running.close(0)
             live.close()

@@ -136,8 +136,8 @@ class Talker:
         self._said.counts[str(refusal.code)] += 1
         if refusal.code in TRY_AGAIN | {"turn_not_retryable", "turn_not_found"}:
             return None  # it is running again, or even committed: the message tells
-        if refusal.code in {"nothing_awaited", "call_closed", "conversation_not_found"}:
-            return []  # something said side by side, or not at all, has changed what is awaited
+        if refusal.code in {"nothing_awaited", "call_closed", "conversation_not_found", "plan_in_execution"}:
+            return []  # something said side by side, or given up though it was stored, has changed the state
         raise refusal
 
     def _note(self, turn_id: str, frames: Sequence[SseFrame]) -> None:
