@@ -3,8 +3,10 @@
 import gc
 import os
 import signal
+import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from typing import Final
 
@@ -17,6 +19,7 @@ from infrastructure.projections.connecting import connect
 from infrastructure.projections.read_model import ReadModel, RowKey, Rows
 from infrastructure.projections.reading import read_range
 from infrastructure.projections.writing import Store
+from infrastructure.projections.yielding import Courtesy, step_back
 
 RANGE: Final = 50_000  # positions between two checkpoints
 _CHUNK: Final = 2_000  # events whose rows are looked up together
@@ -43,6 +46,7 @@ class Loader:
         self._mark = mark
         self._store = Store(model, suffix)
         self._parts = parts
+        self._courtesy = Courtesy()
         self._rows = Rows()
         self._known: set[str] = set()  # conversations with all their rows in memory
 
@@ -50,13 +54,16 @@ class Loader:
         """Fold the events above `first` up to `last`. Raises `FoldError`, `PartOver`."""
         types = self._model.types | {_FIRST_EVENT}
         events = read_range(reading, first, last, types, self._mark.part, self._parts)
-        while chunk := list(islice(events, _CHUNK)):
-            self._look_up(writing, chunk)
-            self._fold(chunk)
         with writing.transaction():
+            while chunk := list(islice(events, _CHUNK)):
+                self._look_up(writing, chunk)
+                self._fold(chunk)
+                self._courtesy.look(writing)
+                self._courtesy.make_way()
+            _stay_with_parent()  # whoever resumes its rebuild must not find us at it
             if not self._mark.move(writing, first, last):
                 raise PartOver
-            self._store.bulk_write(writing, self._rows)
+            self._store.bulk_write(writing, self._rows, self._courtesy.make_way)
         self._keep()
 
     def _look_up(self, connection: psycopg.Connection, events: Iterable[LoggedEvent]) -> None:
@@ -107,21 +114,26 @@ def load_part(
     """Load one part up to `target`: the life of a worker process. Ends when its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     gc.disable()  # rows have no cycles, and there are many of them
-    os.nice(10)  # requests come first
-    parent = os.getppid()
+    step_back()  # requests come first
     loader = Loader(model, mark, suffix, parts)
     try:
+        _stay_with_parent()
         with connect(url, "rebuild read") as reading, connect(url, "rebuild write") as writing:
             for last in _ends(position, target):
                 loader.load(reading, writing, position, last)
                 position = last
                 reports.send((mark.part, position, None))
-                if os.getppid() != parent:
-                    return
     except FoldError as failure:
         reports.send((mark.part, position, (failure.position, failure.why)))
     except (PartOver, psycopg.Error) as error:
         reports.send((mark.part, position, (0, f"{type(error).__name__}: {error}")))
+
+
+def _stay_with_parent() -> None:
+    """End this process where it is a worker and the one that started it is gone."""
+    parent = parent_process()
+    if parent and parent.pid != os.getppid():
+        sys.exit()
 
 
 def _ends(position: int, target: int) -> Iterator[int]:

@@ -21,6 +21,7 @@ from infrastructure.projections.loading import load_part
 from infrastructure.projections.read_model import ReadModel
 from infrastructure.projections.reading import head_of, read_page
 from infrastructure.projections.writing import Store
+from infrastructure.projections.yielding import Courtesy
 
 CATCH_UP: Final = -1  # the part that goes on where the loading ended
 _NEAR: Final = 500  # events that may be left for the transaction of the swap
@@ -84,6 +85,7 @@ class Rebuild:
         self._on_progress = on_progress
         self._is_cancelled = is_cancelled
         self._began_at = 0
+        self._courtesy = Courtesy()
 
     def run(self) -> int:
         """Build, catch up and swap; returns the position at the swap, or -1 where it was cancelled."""
@@ -155,6 +157,7 @@ class Rebuild:
                 if self._is_cancelled():
                     return False
                 self._hear(reports, reached, target)
+                self._courtesy.look(connection)
                 self._tell("loading", sum(reached.values()) // len(parts), target)
         return True
 
@@ -202,6 +205,8 @@ class Rebuild:
         self._tell("indexing", target, target)
         with connection.transaction():
             connection.execute("SET LOCAL maintenance_work_mem = '256MB'")
+            if self._courtesy.is_needed:  # one core is enough then
+                connection.execute("SET LOCAL max_parallel_maintenance_workers = 0")
             Store(self._model, suffix(generation)).create_indexes(connection)
             connection.execute(
                 "INSERT INTO rebuilds (name, part, version, generation, target, position)"

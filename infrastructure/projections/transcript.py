@@ -31,7 +31,10 @@ ENTRIES: Final = Table(
         "text": "text",
         "recorded_at": "timestamptz",
         "changed_position": "bigint",
-        "detail": "text",  # JSON
+        "detail": "text",  # JSON: what the first event says
+        "status": "text",
+        "decision": "text",  # JSON, as the outcome: what a later event says, who signs it and when
+        "outcome": "text",
     },
     key=("conversation", "entry"),
     indexes=(
@@ -48,7 +51,7 @@ class Transcript:
     """One row an entry. Its position is that of its first event, which orders the transcript."""
 
     name: ClassVar[str] = "transcript"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     tables: ClassVar[tuple[Table, ...]] = (TRANSCRIPTS, ENTRIES)
     types: ClassVar[frozenset[str]]
 
@@ -64,26 +67,31 @@ class Transcript:
             row = {"conversation": event.conversation_id, "owner": owner_of(event.actor)}
             rows.put(TRANSCRIPTS, row)
         elif begin := _NEW.get(event.type):
-            _add(rows, event, *begin(event))
+            _add(rows, event, begin(event))
         elif later := _LATER.get(event.type):
             _change(rows, event, *later)
 
 
-def _add(rows: Rows, event: LoggedEvent, kind: str, id_: str, text: str | None, detail: Data) -> None:
-    about = rows.get(TRANSCRIPTS, event.conversation_id)
+def _add(rows: Rows, event: LoggedEvent, begun: "Begun") -> None:
+    kind, id_, text, status, detail = begun
+    conversation, position = event.conversation_id, event.position
+    about = rows.get(TRANSCRIPTS, conversation)
     agent = event.data.get("agent")
     row = {
-        "conversation": event.conversation_id,
+        "conversation": conversation,
         "entry": f"{kind}:{id_}",
         "owner": about["owner"] if about else "",
-        "position": event.position,
+        "position": position,
         "kind": kind,
         "actor": plain_text(event.actor),
         "agent": agent and plain_text(agent),
         "text": None if text is None else plain_text(text),
         "recorded_at": event.recorded_at,
-        "changed_position": event.position,
+        "changed_position": position,
         "detail": to_json(detail),
+        "status": status,
+        "decision": None,
+        "outcome": None,
     }
     rows.put(ENTRIES, row)
 
@@ -91,50 +99,51 @@ def _add(rows: Rows, event: LoggedEvent, kind: str, id_: str, text: str | None, 
 def _change(rows: Rows, event: LoggedEvent, key: "KeyOf", become: "Become") -> None:
     entry = rows.get(ENTRIES, event.conversation_id, key(event.data))
     if entry:
-        detail = {**from_json(entry["detail"]), **become(event)}
-        rows.put(ENTRIES, {**entry, "changed_position": event.position, "detail": to_json(detail)})
+        rows.put(ENTRIES, {**entry, "changed_position": event.position, **become(event)})
 
 
 # --- what begins an entry: its kind, its id, its text, its detail ------------------------------------
 
-Begin = Callable[[LoggedEvent], tuple[str, str, str | None, Data]]
+Begun = tuple[str, str, str | None, str | None, Data]
+Begin = Callable[[LoggedEvent], Begun]
 
 
 def _message(role: str, *names: str) -> Begin:
-    def begin(event: LoggedEvent) -> tuple[str, str, str | None, Data]:
-        detail = {"role": role, **named(event.data, "message_id", *names)}
-        return "message", str(event.position), event.data["content"], detail
+    def begin(event: LoggedEvent) -> Begun:
+        data = event.data
+        detail = {"role": role, **named(data, "message_id", *names)}
+        return "message", str(event.position), data["content"], None, detail
 
     return begin
 
 
-def _call(event: LoggedEvent) -> tuple[str, str, str | None, Data]:
+def _call(event: LoggedEvent) -> Begun:
     data = event.data
     asked = named(data, "call_id", "model_call_id", "tool", "arguments", "requires_decision", "rule")
     status = "awaiting_decision" if data["requires_decision"] else "awaiting_result"
-    return "call", data["call_id"], None, {**asked, "status": status, "decision": None, "outcome": None}
+    return "call", data["call_id"], None, status, asked
 
 
-def _plan(event: LoggedEvent) -> tuple[str, str, str | None, Data]:
+def _plan(event: LoggedEvent) -> Begun:
     data = event.data
     proposed = named(data, "plan_id", "plan_version", "goal", "subtasks")
     text = "\n".join([data["goal"], *(task["description"] for task in data["subtasks"])])
-    detail = {**proposed, "status": "in_review", "decision": None, "outcome": None}
-    return "plan", _version_of(data), text, detail
+    return "plan", _version_of(data), text, "in_review", proposed
 
 
-def _subtask(event: LoggedEvent) -> tuple[str, str, str | None, Data]:
+def _subtask(event: LoggedEvent) -> Begun:
     data = event.data
     started = named(data, "plan_id", "subtask_id", "description")
-    return "subtask", _subtask_of(data), None, {**started, "status": "running", "outcome": None}
+    return "subtask", _subtask_of(data), None, "running", started
 
 
-def _switch(event: LoggedEvent) -> tuple[str, str, str | None, Data]:
-    return "switch", str(event.position), None, named(event.data, "from", "to", "reason", "requested_by")
+def _switch(event: LoggedEvent) -> Begun:
+    said = named(event.data, "from", "to", "reason", "requested_by")
+    return "switch", str(event.position), None, None, said
 
 
-def _cancellation(event: LoggedEvent) -> tuple[str, str, str | None, Data]:
-    return "cancellation", str(event.position), None, {"turn_id": event.turn_id}
+def _cancellation(event: LoggedEvent) -> Begun:
+    return "cancellation", str(event.position), None, None, {"turn_id": event.turn_id}
 
 
 _NEW: Final[Mapping[str, Begin]] = {
@@ -147,10 +156,10 @@ _NEW: Final[Mapping[str, Begin]] = {
     "agent.switched": _switch,
 }
 
-# --- what becomes of an entry: how it is found, and what its detail says from now on -------------------
+# --- what becomes of an entry: how it is found, and what its row says from now on ------------------
 
 KeyOf = Callable[[Data], str]
-Become = Callable[[LoggedEvent], Data]
+Become = Callable[[LoggedEvent], Row]
 
 
 def _version_of(data: Data) -> str:
@@ -173,13 +182,14 @@ def _subtask_key(data: Data) -> str:
     return f"subtask:{_subtask_of(data)}"
 
 
-def _signed(event: LoggedEvent, said: Data) -> dict[str, Any]:
-    when = {"position": event.position, "recorded_at": event.recorded_at.isoformat()}
-    return {**said, "by": event.actor, **when}
+def _signed(event: LoggedEvent, said: dict[str, Any]) -> str:
+    said["by"], said["position"] = event.actor, event.position
+    said["recorded_at"] = event.recorded_at.isoformat()
+    return to_json(said)
 
 
 def _decided(decision: str, status: str, *names: str) -> Become:
-    def become(event: LoggedEvent) -> Data:
+    def become(event: LoggedEvent) -> Row:
         said = {"decision": decision, **named(event.data, *names)}
         return {"status": status, "decision": _signed(event, said)}
 
@@ -187,7 +197,7 @@ def _decided(decision: str, status: str, *names: str) -> Become:
 
 
 def _ended(status: str, *names: str) -> Become:
-    def become(event: LoggedEvent) -> Data:
+    def become(event: LoggedEvent) -> Row:
         return {"status": status, "outcome": _signed(event, named(event.data, *names))}
 
     return become
@@ -273,7 +283,18 @@ class PostgresTranscripts:
 
 def _entry(row: Row) -> Entry:
     names = ("position", "kind", "actor", "agent", "text", "recorded_at", "changed_position")
-    return Entry(**{name: row[name] for name in names}, detail=from_json(row["detail"]))
+    return Entry(**{name: row[name] for name in names}, detail=detail_of(row))
+
+
+def detail_of(row: Row) -> dict[str, Any]:
+    """Return what an entry says of itself; of a call, a plan or a subtask also what became of it."""
+    detail: dict[str, Any] = from_json(row["detail"])
+    if row["status"] is None:
+        return detail
+    detail["status"] = row["status"]
+    for name in ("outcome",) if row["kind"] == "subtask" else ("decision", "outcome"):
+        detail[name] = from_json(row[name]) if row[name] else None
+    return detail
 
 
 def _hit(row: Row) -> Hit:

@@ -6,14 +6,25 @@ arguments is what the person sees who decides on them.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from domain.agent import Agent
 from domain.aggregate import MinuteEvent, SignedAggregate
 from domain.conversation import Conversation
 
-_ENCODE: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
+
+def _encoder() -> Callable[[Any], str]:
+    """Return `json.dumps` for compact JSON; the encoder in C is made once, and not for every value."""
+    encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:  # another Python
+        return encoder.encode
+    pieces = make(None, encoder.default, json.encoder.encode_basestring, None, ":", ",", False, False, True)
+    return lambda value: "".join(pieces(value, 0))
+
+
+_ENCODE: Final = _encoder()
 _ENCODE_ESCAPED: Final = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
@@ -33,6 +44,8 @@ def owner_of(actor: str) -> str:
 
 def plain_text(text: str) -> str:
     """Return the text as PostgreSQL can hold it; the log can hold a little more than that."""
+    if text.isascii() and "\x00" not in text:
+        return text
     if "\x00" in text:
         text = text.replace("\x00", "\ufffd")
     try:
@@ -45,6 +58,8 @@ def plain_text(text: str) -> str:
 def to_json(value: Any) -> str:
     """Return compact JSON; what text cannot hold is escaped in it."""
     text = _ENCODE(value)
+    if text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -8,10 +8,15 @@ from typing import Any, Final
 import psycopg
 from psycopg.rows import tuple_row
 
+from infrastructure.projections.copying import Lines, cleaned, writer
 from infrastructure.projections.read_model import Key, ReadModel, Row, RowKey, Rows, Table
 
 _JSON: Final = frozenset({"json", "jsonb"})
 _GRANT: Final = "SELECT FROM pg_roles WHERE rolname = 'minutebook_app'"
+
+
+def _at_once() -> None:
+    return None
 
 
 class Store:
@@ -64,18 +69,23 @@ class Store:
             table.delete_rows(connection, dropped)
             table.upsert_rows(connection, changed.values())
 
-    def bulk_write(self, connection: psycopg.Connection, rows: Rows) -> None:
-        """Write the same through COPY, in the caller's transaction; rows in `rows.loaded` are replaced."""
+    def bulk_write(
+        self, connection: psycopg.Connection, rows: Rows, between: Callable[[], None] = _at_once
+    ) -> None:
+        """Write the same through COPY, in the caller's transaction; rows in `rows.loaded` are replaced.
+
+        `between` is called every thousand rows or so.
+        """
         for name, (changed, dropped) in _by_table(rows).items():
             table = self.tables[name]
             stored = [key for key in changed if (name, key) in rows.loaded]
             table.delete_rows(connection, [*stored, *dropped])
             try:
                 with connection.transaction():
-                    table.copy_rows(connection, changed.values())
+                    table.copy_rows(connection, changed.values(), between)
             except psycopg.errors.UniqueViolation:  # a fold has put what it had not asked for
                 table.delete_rows(connection, changed)
-                table.copy_rows(connection, changed.values())
+                table.copy_rows(connection, changed.values(), between)
 
 
 def _by_table(rows: Rows) -> dict[str, tuple[dict[Key, Row], list[Key]]]:
@@ -98,6 +108,9 @@ class _Table:
         encoders = enumerate(_encoder(kind) for kind in table.columns.values())
         self._encoders = tuple((index, encode) for index, encode in encoders if encode is not _as_it_is)
         self._key_encoders = tuple(_encoder(table.columns[column]) for column in table.key)
+        writes = {name: writer(_plain_type(kind)) for name, kind in table.columns.items()}
+        known = {name: write for name, write in writes.items() if write}
+        self._lines = Lines(known) if len(known) == len(writes) else None
         names, key = ", ".join(self._names), ", ".join(table.key)
         columns = ", ".join(f"{column} {kind}" for column, kind in table.columns.items())
         values = ", ".join(f"%s::{_plain_type(kind)}" for kind in table.columns.values())
@@ -137,10 +150,15 @@ class _Table:
         if rows:
             connection.cursor().executemany(self._upsert, [self._encoded(row) for row in rows])
 
-    def copy_rows(self, connection: psycopg.Connection, rows: Collection[Row]) -> None:
+    def copy_rows(
+        self, connection: psycopg.Connection, rows: Collection[Row], between: Callable[[], None]
+    ) -> None:
         if rows:
             with connection.cursor().copy(self._copy) as copy:
-                for row in rows:
+                for lines in self._lines.of(rows) if self._lines else ():
+                    copy.write(lines)
+                    between()
+                for row in () if self._lines else rows:
                     copy.write_row(self._encoded(row))
 
     def _encoded(self, row: Row) -> list[Any]:
@@ -166,18 +184,11 @@ def _encoder(kind: str) -> Callable[[Any], Any]:
     base = _plain_type(kind).lower()
     if base in _JSON:
         return _json_text if base == "json" else _jsonb_text
-    return _text if base.startswith(("text", "varchar")) and "[" not in base else _as_it_is
+    return cleaned if base.startswith(("text", "varchar")) and "[" not in base else _as_it_is
 
 
 def _as_it_is(value: Any) -> Any:
     return value
-
-
-def _text(value: str) -> str:
-    """Return a text as PostgreSQL takes it: it knows no NUL and no half of a surrogate pair."""
-    if value.isascii() and "\0" not in value:
-        return value
-    return value.replace("\0", "\ufffd").encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 def _json_text(value: Any) -> str:
@@ -192,7 +203,7 @@ def _jsonb_text(value: Any) -> str:
 def _clean(value: Any) -> Any:
     """Return a JSON value without the texts that jsonb refuses."""
     if isinstance(value, str):
-        return _text(value)
+        return cleaned(value)
     if isinstance(value, dict):
-        return {_text(key): _clean(item) for key, item in value.items()}
+        return {cleaned(key): _clean(item) for key, item in value.items()}
     return [_clean(item) for item in value] if isinstance(value, list | tuple) else value

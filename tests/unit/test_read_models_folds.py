@@ -15,7 +15,7 @@ from infrastructure.projections.agent_activity import ON, OVER, AgentActivity
 from infrastructure.projections.conversation_list import CONVERSATIONS, ConversationList
 from infrastructure.projections.pending_approvals import APPROVALS, PendingApprovals
 from infrastructure.projections.read_model import ReadModel
-from infrastructure.projections.transcript import ENTRIES, Transcript
+from infrastructure.projections.transcript import ENTRIES, Transcript, detail_of
 from infrastructure.projections.usage import USAGE, UsageByDay
 from infrastructure.projections.values import from_json
 from tests.benchmarks.big_log import events_of
@@ -103,7 +103,7 @@ def test_the_transcript_holds_the_whole_life_of_every_call(log: list[LogRow]) ->
     entries = [row for row in folded(Transcript(), events)[ENTRIES.name] if row["kind"] == "call"]
     assert len(entries) == len(of_type(events, "tool_call_requested"))
     for entry in entries:
-        detail = from_json(entry["detail"])
+        detail = detail_of(entry)
         first, *later = life(events, entry["conversation"], detail["call_id"])
         assert entry["position"] == first.position
         assert entry["changed_position"] == [first, *later][-1].position
@@ -147,9 +147,7 @@ def test_the_transcript_is_in_the_order_in_which_things_appeared(log: list[LogRo
 def test_the_transcript_tells_what_became_of_each_plan_and_each_step() -> None:
     def told(*more: Command) -> dict[str, tuple[str, Any, Any]]:
         rows = folded(Transcript(), logged(one(*CARRIED_OUT, *more)))[ENTRIES.name]
-        details = {
-            row["entry"]: from_json(row["detail"]) for row in rows if row["kind"] in ("plan", "subtask")
-        }
+        details = {row["entry"]: detail_of(row) for row in rows if row["kind"] in ("plan", "subtask")}
         return {
             name: (
                 detail["status"],

@@ -1,0 +1,50 @@
+"""How a rebuild makes way: whoever is served by the same database comes first."""
+
+import os
+import time
+from typing import Final
+
+import psycopg
+
+# More transactions a second than a server has that nobody asks for anything.
+_BUSY: Final = 40
+_LOOK_S: Final = 0.5  # between two looks
+_REST: Final = 2.0  # seconds of rest for a second of work while others are served
+_LONGEST_S: Final = 0.5
+_NICENESS: Final = 10
+_AFRESH: Final = b"SELECT pg_stat_clear_snapshot()"  # a transaction sees the same counts all the while
+# PostgreSQL counts them with a delay of up to a second.
+_COMMITTED: Final = b"SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
+
+
+def step_back() -> None:
+    """Let other processes of this machine go first."""
+    os.setpriority(os.PRIO_PROCESS, 0, max(_NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
+
+
+class Courtesy:
+    """Looks whether a database serves others, and rests in between while it does."""
+
+    def __init__(self) -> None:
+        self.is_needed = False
+        self._seen: tuple[float, int] | None = None
+        self._worked_since = time.monotonic()
+
+    def make_way(self) -> None:
+        """Rest for a moment, as long as others are served and we have worked since the last rest."""
+        if self.is_needed:
+            time.sleep(min((time.monotonic() - self._worked_since) * _REST, _LONGEST_S))
+        self._worked_since = time.monotonic()
+
+    def look(self, connection: psycopg.Connection) -> bool:
+        """Look again, where the last look is some time ago; returns whether others are served."""
+        now = time.monotonic()
+        if self._seen is None or now - self._seen[0] >= _LOOK_S:
+            connection.execute(_AFRESH, prepare=True)
+            row = connection.execute(_COMMITTED, prepare=True).fetchone()
+            committed = int(row[0]) if row else 0
+            if self._seen:
+                since, before = self._seen
+                self.is_needed = committed - before > _BUSY * (now - since)
+            self._seen = now, committed
+        return self.is_needed
