@@ -1,4 +1,4 @@
-"""All benchmarks: `python -m tests.benchmarks [append] [turn] [long_conversation] [--quick]`.
+"""All benchmarks: `python -m tests.benchmarks [NAME ...] [--quick]`.
 
 Prints a table and, after a run of all at full length, writes docs/benchmarks.md. A figure says little about
 another machine; the ratios compare what ran beside each other on this one.
@@ -20,7 +20,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import append, long_conversation, turn
+from tests.benchmarks import append, long_conversation, reads, rebuild, rebuild_load, turn
 from tests.benchmarks.processes import PEERS_PYTHON, REPOSITORY
 
 Row = tuple[str, str, str, str]
@@ -37,16 +37,27 @@ BENCHMARKS: dict[str, tuple[str, Callable[[], list[Row]], Callable[[], list[Row]
         long_conversation.run,
         lambda: long_conversation.run(turns=100, rounds=1),
     ),
+    "rebuild": ("A rebuild of each read model", rebuild.run, lambda: rebuild.run(events=20_000)),
+    "rebuild_load": (
+        "What readers notice of rebuilds",
+        rebuild_load.run,
+        lambda: rebuild_load.run(events=10_000, calm_s=3),
+    ),
+    "reads": (
+        "Reads at 100,000 conversations of 10 entries",
+        reads.run,
+        lambda: reads.run(conversations=2_000, times=20),
+    ),
 }
 console = Console(width=None if sys.stdout.isatty() else 150)
 
 
 def verdict(ratio: str, target: str) -> str:
     """Return `yes` or `no`, or nothing where there is no target."""
-    bound = re.fullmatch(r"(at least|at most|under) ([\d.]+)", target)
+    bound = re.fullmatch(r"(at least|at most|under) ([\d.,]+)", target)
     if not bound:
         return ""
-    value, limit = float(ratio), float(bound.group(2))
+    value, limit = (float(number.replace(",", "")) for number in (ratio, bound.group(2)))
     met = {"at least": value >= limit, "at most": value <= limit, "under": value < limit}
     return "yes" if met[bound.group(1)] else "no"
 

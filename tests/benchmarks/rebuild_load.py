@@ -22,7 +22,6 @@ from tests.crowd import Crowd
 from tests.serving import REPOSITORY, ServerProcess
 
 Row = tuple[str, str, str, str]
-CALM_S = 15.0
 
 
 def rebuild_all(folder: Path, url: str) -> None:
@@ -31,13 +30,13 @@ def rebuild_all(folder: Path, url: str) -> None:
     subprocess.run(command, check=True, capture_output=True, cwd=folder, env=environment)
 
 
-async def race(folder: Path, url: str, pause_s: float) -> list[Row]:
+async def race(folder: Path, url: str, pause_s: float, calm_s: float) -> list[Row]:
     """Return the table's rows: what, figure, ratio, target."""
     with ServerProcess(folder, database_url=url, demo_delay_s=0.01) as server:
         async with Crowd(server.url, readers=50, writers=20, pause_s=pause_s) as crowd:
             await asyncio.sleep(3)  # warm
             began = time.monotonic()
-            await asyncio.sleep(CALM_S)
+            await asyncio.sleep(calm_s)
             middle = time.monotonic()
             for _ in range(3):
                 await asyncio.to_thread(rebuild_all, folder, url)
@@ -47,8 +46,8 @@ async def race(folder: Path, url: str, pause_s: float) -> list[Row]:
     return [
         ("reads without a rebuild", f"p99 {calm * 1000:.0f} ms", "", ""),
         ("reads through three rebuilds", f"p99 {busy * 1000:.0f} ms", f"{busy / calm:.1f}", "at most 2"),
-        ("requests that failed", str(len(seen.failures)), "", "0"),
-        ("answers that went back in time", str(len(seen.steps_back)), "", "0"),
+        ("requests that failed", "", str(len(seen.failures)), "at most 0"),
+        ("answers that went back in time", "", str(len(seen.steps_back)), "at most 0"),
         (
             "reads, messages, seconds of rebuilds",
             f"{len(seen.reads)}, {seen.writes}, {ended - middle:.0f}",
@@ -58,7 +57,7 @@ async def race(folder: Path, url: str, pause_s: float) -> list[Row]:
     ]
 
 
-def run(events: int = 100_000, pause_s: float = 1.0) -> list[Row]:
+def run(events: int = 100_000, pause_s: float = 1.0, calm_s: float = 15.0) -> list[Row]:
     """Run on a server of its own; returns the table's rows: what, figure, ratio, target."""
     with tempfile.TemporaryDirectory(prefix="minutebook-bench-") as name:
         folder = Path(name)
@@ -66,11 +65,12 @@ def run(events: int = 100_000, pause_s: float = 1.0) -> list[Row]:
         with EmbeddedPostgres(folder / "data") as postgres:
             url = postgres.start()
             schema.migrate(url)
-            fill(url, events)
+            made = fill(url, events)
             make_tables(url, READ_MODELS)
             for model in READ_MODELS:
                 Rebuild(url, model).run()
-            return asyncio.run(race(folder, url, pause_s))
+            rows = asyncio.run(race(folder, url, pause_s, calm_s))
+            return [(f"a log of {made:,} events", "", "", ""), *rows]
 
 
 if __name__ == "__main__":
