@@ -1,6 +1,7 @@
 """A watch on an event loop: a thread asks the loop to answer, and notes what ran when it did not."""
 
 import asyncio
+import os
 import sys
 import threading
 import time
@@ -18,7 +19,8 @@ class LoopWatch:
     """Watches the loop of the thread it is made in, from `__enter__` to `__exit__`.
 
     `blocks` has one text for each time the loop did not answer for `limit_s` although it was running: how
-    long, and the stack that kept it. Time in which the machine gave the thread no processor does not count.
+    long, and the stack that kept it. Time in which the machine gave the thread no processor does not count;
+    where it does not tell, a crowded machine is given that much more time.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limit_s: float = LIMIT_S) -> None:
@@ -64,12 +66,18 @@ class LoopWatch:
             if not stack and time.monotonic() - since > self._limit_s:
                 stack = self._stack()
         blocked = time.monotonic() - since - (self._unserved_s() - unserved)
-        if blocked > self._limit_s:
+        if blocked > self._limit_s * self._crowd():
             self.blocks.append(f"The event loop was blocked for {blocked:.3f} s, in:\n{stack}")
 
     def _stack(self) -> str:
         frame = sys._current_frames().get(self._watched)
         return "".join(traceback.format_stack(frame)[-12:]) if frame else ""
+
+    def _crowd(self) -> float:
+        """Say how many want each processor, where the system does not tell how long this thread waited."""
+        if self._statistics.exists():
+            return 1.0
+        return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
     def _unserved_s(self) -> float:
         """Say how long the watched thread has waited for a processor; 0 where the system does not tell."""
