@@ -16,6 +16,7 @@ COPY domain ./domain
 COPY application ./application
 COPY infrastructure ./infrastructure
 COPY api ./api
+COPY minutebook_client ./minutebook_client
 RUN pip install --no-deps . && mkdir /data && chown minutebook:minutebook /data
 
 USER minutebook

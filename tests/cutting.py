@@ -18,17 +18,21 @@ class CuttingProxy:
     url: str = ""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        upstream: asyncio.StreamWriter | None = None
         with suppress(OSError, asyncio.IncompleteReadError):
-            answer, upstream = await asyncio.open_connection("127.0.0.1", self.port)
-            request = asyncio.create_task(self._pass_request(reader, upstream))
             try:
-                await self._pass_answer(answer, writer)
+                await self._pass(reader, writer)
             finally:
-                request.cancel()
-        for one in (writer, upstream):
-            if one:
-                one.transport.abort() if one is upstream else one.close()
+                writer.close()
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answer, upstream = await asyncio.open_connection("127.0.0.1", self.port)
+        request = asyncio.create_task(self._pass_request(reader, upstream))
+        try:
+            await self._pass_answer(answer, writer)
+        finally:
+            request.cancel()
+            upstream.close()
+            await asyncio.gather(request, return_exceptions=True)
 
     async def _pass_request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
