@@ -11,7 +11,6 @@ from infrastructure.projections.read_model import ReadModel
 from infrastructure.projections.rebuild import Progress, Rebuild
 from infrastructure.projections.registry import chosen
 from infrastructure.projections.verify import Difference, Verified, verify
-from infrastructure.projections.yielding import step_back
 
 __all__ = [
     "Difference",
@@ -53,7 +52,6 @@ def rebuild_projection(
     url: str, name: str, on_progress: Callable[[Progress], None], is_cancelled: Callable[[], bool]
 ) -> int:
     """Build a read model anew; returns the position at the swap, -1 where it was cancelled."""
-    step_back()
     (model,) = chosen([name])
     return Rebuild(url, model, on_progress=on_progress, is_cancelled=is_cancelled).run()
 
@@ -66,7 +64,6 @@ def verify_projection(
     on_difference: Callable[[Difference], None],
 ) -> Verified | None:
     """Compare a read model with what the log says; None where it was cancelled."""
-    step_back()
     (model,) = chosen([name])
     return verify(
         Rebuild(url, model, on_progress=on_progress, is_cancelled=is_cancelled), model, on_difference

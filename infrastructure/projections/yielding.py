@@ -9,8 +9,8 @@ import psycopg
 # More transactions a second than a server has that nobody asks for anything.
 _BUSY: Final = 40
 _LOOK_S: Final = 0.5  # between two looks
-_REST: Final = 2.0  # seconds of rest for a second of work while others are served
-_LONGEST_S: Final = 0.5
+_REST: Final = 1.0  # seconds of rest for a second of work while others are served
+_LONGEST_S: Final = 0.2
 _NICENESS: Final = 10
 _AFRESH: Final = b"SELECT pg_stat_clear_snapshot()"  # a transaction sees the same counts all the while
 # PostgreSQL counts them with a delay of up to a second.
