@@ -108,7 +108,12 @@ def _tools(profile: AgentProfile, work: UnitOfWork, kit: Kit) -> list[Tool]:
 async def _listen(answer: Answer, request: ModelRequest, turn: Turn, kit: Kit) -> None:
     """Fill the answer from the model; a cancel ends it early and marks it truncated."""
     until_stopped = asyncio.timeout(None)  # no task of its own: every turn comes through here
-    turn.stop_listening = lambda: until_stopped.reschedule(0)
+
+    def stop() -> None:
+        if not until_stopped.expired():  # a model may take its time to stop, and be told again meanwhile
+            until_stopped.reschedule(0)
+
+    turn.stop_listening = stop
     try:
         async with until_stopped:
             await _fill(answer, request, turn, kit)

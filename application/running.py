@@ -213,6 +213,8 @@ class Running:
                         logger.warning("turn_abandoned", turn=turn_id)
             except StoreUnavailableError:
                 logger.warning("leases_not_renewed", turns=len(self._turns))
+            except Exception:
+                logger.exception("keeper_broke")  # every turn of this process lives by its next round
 
     async def _renew(self) -> None:
         if not self._turns:

@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
-from application.errors import StoreUnavailableError, TurnNotFoundError
+from application.errors import StoreUnavailableError, TurnAbandonedError, TurnNotFoundError
 from application.frames import Frame, failed_frame
 from application.live import LiveFeed
 from application.ports import EventLog, Limits, TurnRow, Turns
@@ -116,7 +116,8 @@ class Mirrors:
         next_forget = 0.0
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), MIRROR_POLL_S)
+                async with asyncio.timeout(MIRROR_POLL_S):  # `wait_for` loses a cancel that meets a wake
+                    await self._woken.wait()
             self._woken.clear()
             with suppress(StoreUnavailableError):  # provisional frames may vanish
                 await self._look()
@@ -131,9 +132,14 @@ class Mirrors:
         chunks, self._mark = await self._chunks.read(list(self._streams), conversations, self._mark)
         for chunk in await self._current(chunks):
             self._relay(chunk)
-        if self._streams:
-            rows = {row.turn_id: row for row in await self._turns.rows(list(self._streams))}
-            for stream in list(self._streams.values()):
+        await self._end_those_over(list(self._streams.values()))
+
+    async def _end_those_over(self, streams: Sequence[TurnStream]) -> None:
+        """End what is over of these streams; one that is added meanwhile was not asked about."""
+        if streams:
+            found = await self._turns.rows([stream.row.turn_id for stream in streams])
+            rows = {row.turn_id: row for row in found}
+            for stream in streams:
                 await self._end_if_over(stream, rows.get(stream.row.turn_id))
 
     async def _current(self, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
@@ -153,22 +159,29 @@ class Mirrors:
     def _mirror(self, row: TurnRow) -> TurnStream:
         stream = self._streams.get(row.turn_id)
         if stream is None or stream.row.attempt < row.attempt:
+            if stream:  # nobody looks after it any more
+                stream.end([_given_up(stream)])
             stream = self._streams[row.turn_id] = TurnStream(row, self._limits, self._live.relay)
         return stream
 
     async def _end_if_over(self, stream: TurnStream, row: TurnRow | None) -> None:
         if row and row.state == "running" and row.attempt == stream.row.attempt:
             return
+        last = await self._last_frames(row, stream)  # where the store cannot say, the next look asks again
         if self._streams.get(stream.row.turn_id) is stream:
             del self._streams[stream.row.turn_id]
-        stream.end(await self._last_frames(row, stream))
+        stream.end(last)
 
     async def _last_frames(self, row: TurnRow | None, stream: TurnStream) -> list[Frame]:
         if row is None:
             return [failed_frame(stream.row, TurnNotFoundError(), stream.last_seq + 1)]
         if row.attempt != stream.row.attempt:  # it was tried again: this attempt had been abandoned
-            row = replace(stream.row, state="abandoned", provisional_frames=stream.last_seq)
+            return [_given_up(stream)]
         return await ended_frames(row, self._log, stream.last_seq)
+
+
+def _given_up(stream: TurnStream) -> Frame:
+    return failed_frame(stream.row, TurnAbandonedError(), stream.last_seq + 1)
 
 
 def _row_of(chunk: Chunk) -> TurnRow:
