@@ -20,7 +20,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import append, long_conversation, reads, rebuild, rebuild_load, turn
+from tests.benchmarks import append, feeds, long_conversation, reads, rebuild, rebuild_load, turn
 from tests.benchmarks.processes import PEERS_PYTHON, REPOSITORY
 
 Row = tuple[str, str, str, str]
@@ -47,6 +47,11 @@ BENCHMARKS: dict[str, tuple[str, Callable[[], list[Row]], Callable[[], list[Row]
         "Reads at 100,000 conversations of 10 entries",
         reads.run,
         lambda: reads.run(conversations=2_000, times=20),
+    ),
+    "feeds": (
+        "Live feeds",
+        feeds.run,
+        lambda: feeds.run(idle=500, seconds=2, events=50, rounds=1),
     ),
 }
 console = Console(width=None if sys.stdout.isatty() else 150)
