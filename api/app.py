@@ -32,6 +32,7 @@ class Doors:
     model_name: str
     identity_header: str | None = None
     scopes_header: str | None = None
+    allow_remote: bool = False
 
 
 def create_app(doors: Doors) -> FastAPI:

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 
+from api.loopback import is_loopback
 from application.errors import CrossSiteError, ForbiddenError, UnauthenticatedError
 
 ALL_SCOPES: Final = frozenset({"chat", "operate", "audit"})
@@ -48,9 +49,14 @@ async def identity_of(request: Request) -> Identity:
 
 
 def _refuse_other_sites(request: Request) -> None:
-    """Raise `CrossSiteError` where a page of another site lets a browser ask, which asks as `local` too."""
-    origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+    """Raise `CrossSiteError` where a page of another site lets a browser ask, which asks as `local` too.
+
+    Such a page may have pointed its own name at us: a server for this machine answers to no other name.
+    """
+    origin, host = request.headers.get("origin"), request.headers.get("host", "")
+    if origin is not None and urlsplit(origin).netloc != host:
+        raise CrossSiteError
+    if not request.app.state.allow_remote and not is_loopback(urlsplit(f"//{host}").hostname or ""):
         raise CrossSiteError
 
 

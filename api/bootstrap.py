@@ -165,7 +165,11 @@ async def open_house(
     router = await asyncio.to_thread(_model, settings, roster)  # reads certificates, imports libraries
     mapper = MinutesMapper()
     appender = Appender(url, on_batch=metrics.batch_appended)
-    async with open_pool(url, max_size=settings.pool_size) as pool:
+    # Reads have a pool of their own: however slow they are, turns are accepted and leases renewed.
+    async with (
+        open_pool(url, max_size=settings.pool_size) as pool,
+        open_pool(url, min_size=0, max_size=settings.pool_size) as reading,
+    ):
         await appender.start()
         log = PostgresLog(pool, mapper.to_logged)
         recent = RecentEvents()
@@ -192,7 +196,7 @@ async def open_house(
         running = Running(kit, log, settings.lease_s, live.relay)
         chunks = PostgresChunks(url, pool, node)
         mirrors = Mirrors(chunks, kit.turns, log, live, kit.limits)
-        reads = _reads(pool, settings.read_wait_s)
+        reads = _reads(reading, settings.read_wait_s)
         doors = Doors(
             live=live,
             log=log,
@@ -206,6 +210,7 @@ async def open_house(
             model_name=settings.model,
             identity_header=settings.identity_header,
             scopes_header=settings.scopes_header,
+            allow_remote=settings.allow_remote,
         )
         tailer = Tailer(url, mapper.to_logged, live, mirrors.wake)
         projector = Projector(url, READ_MODELS if settings.projections else (), metrics)

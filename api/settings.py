@@ -1,7 +1,6 @@
 """The settings: environment variables with the prefix MINUTEBOOK_, and a `.env`; read by `api.bootstrap`."""
 
 import difflib
-import ipaddress
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
+
+from api.loopback import is_loopback
 
 PREFIX: Final = "MINUTEBOOK_"
 ENV_FILE: Final = ".env"
@@ -72,7 +73,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _loopback_unless_allowed(self) -> "Settings":
-        if not self.allow_remote and not self.identity_header and not _is_loopback(self.host):
+        if not self.allow_remote and not self.identity_header and not is_loopback(self.host):
             raise ValueError(
                 f"{PREFIX}HOST {self.host} is reachable from other machines, but nobody is authenticated; "
                 f"set {PREFIX}IDENTITY_HEADER, or {PREFIX}ALLOW_REMOTE=true if you mean it"
@@ -104,12 +105,3 @@ def _refuse_unknown_variables(names: Iterable[str]) -> None:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else "`minutebook doctor` lists them all."
             raise SettingsError(f"There is no setting {name}; {hint}")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -107,10 +107,12 @@ async def commit_repetition(work: UnitOfWork, turn: Turn, kit: Kit, first_turn_i
 async def _stored(work: UnitOfWork, closing: Closing) -> Committed:
     """Commit to the end even when the task is cancelled meanwhile: a half-known commit helps nobody."""
     storing = asyncio.ensure_future(work.commit(closing))
-    try:
-        return await asyncio.shield(storing)
-    except asyncio.CancelledError:
-        return await storing
+    while True:
+        try:
+            return await asyncio.shield(storing)
+        except asyncio.CancelledError:
+            if storing.cancelled():
+                raise
 
 
 def _closing(turn: Turn, **fields: Any) -> Closing:

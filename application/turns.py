@@ -129,7 +129,10 @@ class TurnService:
                     yield await ended_frames(row, self._log, seq)
                     return
                 await asyncio.sleep(POLL_S / 10)  # it was accepted a moment ago, or is just over
-                row = await self.status(row.turn_id, subject)
+                found = await self.status(row.turn_id, subject)
+                if found.attempt != row.attempt:
+                    seq = 0  # a cursor belongs to its attempt; the next one is read from its start
+                row = found
             except (StoreUnavailableError, TurnNotFoundError) as error:
                 gone = isinstance(error, TurnNotFoundError)
                 if gone or asyncio.get_running_loop().time() > patience:

@@ -33,3 +33,10 @@ async def test_a_page_of_another_site_cannot_use_the_server_in_its_readers_name(
                 "/v1/messages/stream", json=body, headers={"Origin": origin}
             )
             assert response.status_code == status, origin
+
+
+async def test_a_name_that_somebody_pointed_at_this_machine_is_not_answered(database_url: str) -> None:
+    async with serving(database_url) as server:
+        for host, status in (("evil.example:8000", 403), ("localhost:1", 200), ("[::1]", 200)):
+            response = await server.client.http.get("/v1/conversations", headers={"Host": host})
+            assert response.status_code == status, host
