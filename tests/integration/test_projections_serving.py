@@ -46,7 +46,7 @@ def command(folder: Path, url: str, *arguments: str) -> subprocess.CompletedProc
 @pytest.mark.timeout(300)
 async def test_nobody_notices_three_rebuilds(database_url: str, server_folder: Path) -> None:
     """50 readers and 20 writers meet no failure, and no answer goes back in time."""
-    head = store(database_url, talks(3_000))
+    head = store(database_url, talks(1_000))
     with ServerProcess(server_folder, database_url=database_url, demo_delay_s=0) as server:
         for model in READ_MODELS:
             wait_until(is_at(database_url, model, head), timeout_s=60)
@@ -154,7 +154,7 @@ def test_the_command_rebuilds_compares_and_says_what_differs(database_url: str, 
 def test_ctrl_c_ends_a_rebuild_which_then_goes_on_where_it_was(
     database_url: str, server_folder: Path
 ) -> None:
-    head = store(database_url, talks(3_000))
+    head = store(database_url, talks(1_000))
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "MINUTEBOOK_DATABASE_URL": database_url}
     started = subprocess.Popen(
         [sys.executable, "-m", "api", "rebuild", "transcript"],
