@@ -10,6 +10,8 @@ from sse_starlette.sse import AppStatus
 from api.bootstrap import House, SettingsError
 
 BACKLOG = 2048
+# Longer than clients and proxies keep an idle connection, so that none of them sends into a closing one.
+KEEP_ALIVE_S = 75
 CLOSE_S = 2  # how long connections may take to go once every turn has ended
 
 
@@ -36,7 +38,12 @@ class Server(uvicorn.Server):
         # Streams end with their turns; the SSE library is not to cut them off when the signal comes.
         AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]  # theirs
         config = uvicorn.Config(
-            house.app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=CLOSE_S
+            house.app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=CLOSE_S,
+            timeout_keep_alive=KEEP_ALIVE_S,
         )
         super().__init__(config)
         self._house = house
