@@ -70,11 +70,14 @@ class LoopWatch:
             if not stack and time.monotonic() - since > self._limit_s:
                 stack = self._stack()
         blocked = time.monotonic() - since - (self._unserved_s() - unserved) - (self._collected_s - collected)
-        if blocked > self._limit_s * self._crowd():
+        # Without a stack nothing of ours was running: the loop waited in its selector for a processor.
+        if stack and blocked > self._limit_s * self._crowd():
             self.blocks.append(f"The event loop was blocked for {blocked:.3f} s, in:\n{stack}")
 
     def _stack(self) -> str:
         frame = sys._current_frames().get(self._watched)
+        if frame and frame.f_code.co_name == "select" and frame.f_code.co_filename.endswith("selectors.py"):
+            return ""
         return "".join(traceback.format_stack(frame)[-12:]) if frame else ""
 
     def _note_collection(self, phase: str, _: dict[str, int]) -> None:
