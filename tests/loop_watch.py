@@ -76,7 +76,8 @@ class LoopWatch:
 
     def _stack(self) -> str:
         frame = sys._current_frames().get(self._watched)
-        if frame and frame.f_code.co_name == "select" and frame.f_code.co_filename.endswith("selectors.py"):
+        # The loop's own wait only: a driver that waits in a selector inside a task does block.
+        if frame and frame.f_back and frame.f_back.f_code.co_name == "_run_once":
             return ""
         return "".join(traceback.format_stack(frame)[-12:]) if frame else ""
 

@@ -1,6 +1,7 @@
 """The watch that fails tests which block their event loop, watched itself."""
 
 import asyncio
+import selectors
 import time
 from pathlib import Path
 
@@ -60,3 +61,12 @@ def test_an_async_test_that_blocks_fails_and_one_that_may_does_not(pytester: pyt
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:xdist")
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["*event loop was blocked*"])
+
+
+@pytest.mark.may_block("this one blocks on purpose")
+async def test_a_wait_in_a_selector_inside_a_task_is_a_block() -> None:
+    with LoopWatch(asyncio.get_running_loop(), limit_s=0.05) as watch, selectors.DefaultSelector() as waiting:
+        await asyncio.sleep(0.1)
+        waiting.select(0.8)
+        await asyncio.sleep(0.1)
+        assert len(watch.take_blocks()) == 1
