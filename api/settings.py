@@ -33,6 +33,7 @@ class Settings(BaseSettings):
         None, description="The PostgreSQL to use; absent: an embedded one."
     )
     data: Path = Field(Path(".minutebook"), description="Where the embedded PostgreSQL keeps its data.")
+    keys: Path | None = Field(None, description="The folder of the keys; absent: `keys` in that of the data.")
     host: str = Field("127.0.0.1", description="The address to listen on.")
     port: int = Field(8000, ge=0, le=65_535, description="The port to listen on; 0 takes a free one.")
     allow_remote: bool = Field(False, description="Listen beyond loopback although nobody is authenticated.")
@@ -79,6 +80,11 @@ class Settings(BaseSettings):
                 f"set {PREFIX}IDENTITY_HEADER, or {PREFIX}ALLOW_REMOTE=true if you mean it"
             )
         return self
+
+    @property
+    def key_folder(self) -> Path:
+        """The folder in which the keys are kept that no setting gives."""
+        return (self.keys or self.data / "keys").expanduser()
 
 
 def read_settings(given: Mapping[str, Any] | None = None) -> Settings:
