@@ -1,0 +1,1 @@
+"""The log, sealed and proven: a Merkle tree over it, signed checkpoints, and their verification."""
