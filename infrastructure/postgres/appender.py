@@ -13,11 +13,20 @@ import psycopg
 
 from application.errors import ConflictError, StoreUnavailableError, TurnLostError
 from domain.errors import MinutebookError
-from infrastructure.postgres import arrays
-from infrastructure.postgres.batch import APPEND, NewEvent, Save, Snapshot, Status, Stored, parameters
+from infrastructure.postgres.batch import (
+    APPEND_NUMBERED,
+    TYPES,
+    NewEvent,
+    Save,
+    Snapshot,
+    Status,
+    Stored,
+    parameters,
+)
 from infrastructure.postgres.connections import arguments
 from infrastructure.postgres.notifier import Notifier
 from infrastructure.postgres.settling import settle
+from infrastructure.postgres.wire import Wire
 
 __all__ = ["Appender", "NewEvent", "Save", "Snapshot", "Stored"]
 
@@ -227,11 +236,9 @@ class Appender:
 
     async def _execute(self, connection: psycopg.AsyncConnection, saves: Sequence[Save]) -> list[Outcome]:
         """Run the one statement; an error that leaves the connection whole is a certain rollback."""
-        cursor = connection.cursor(binary=True)
         try:
             async with asyncio.timeout(self._statement_timeout_s + 5):
-                await cursor.execute(APPEND, parameters(saves), prepare=True)
-                row = await cursor.fetchone()
+                row = await self._wire.row([array.encoded for array in parameters(saves)])
         except OSError as error:  # a timeout is one too
             await self._disconnect()
             raise _BrokenError from error
@@ -240,7 +247,7 @@ class Appender:
                 raise
             await self._disconnect()
             raise _BrokenError from error
-        return [_outcome(save, *said) for save, said in zip(saves, _by_save(*row or ()), strict=True)]
+        return [_outcome(save, *said) for save, said in zip(saves, _by_save(*row), strict=True)]
 
     async def _reconnected(self, deadline: float) -> psycopg.AsyncConnection | None:
         """Return the connection, opened anew where it is gone; None when `deadline` has passed."""
@@ -258,7 +265,7 @@ class Appender:
     async def _connect(self) -> psycopg.AsyncConnection:
         settings = arguments("minutebook append", self._statement_timeout_s)
         connection = await psycopg.AsyncConnection.connect(self._conninfo, **settings)
-        arrays.register(connection)
+        self._wire = Wire(connection, APPEND_NUMBERED, TYPES)
         return connection
 
     async def _disconnect(self) -> None:

@@ -25,6 +25,7 @@ class _Array:
     """The encoded array, ready to be sent."""
 
     element: ClassVar[int]
+    oid: ClassVar[int]
     __slots__ = ("encoded",)
 
     def __init__(self, elements: list[bytes], count: int) -> None:
@@ -35,7 +36,7 @@ class _Array:
 class TextArray(_Array):
     """`text[]`; None is NULL."""
 
-    element = 25
+    element, oid = 25, 1009
 
     def __init__(self, values: Iterable[str | None]) -> None:
         raw = [None if value is None else value.encode() for value in values]
@@ -45,7 +46,7 @@ class TextArray(_Array):
 class ByteaArray(_Array):
     """`bytea[]`; None is NULL."""
 
-    element = 17
+    element, oid = 17, 1001
 
     def __init__(self, values: Iterable[bytes | None]) -> None:
         elements = [_NULL if value is None else _LENGTH(len(value)) + value for value in values]
@@ -55,7 +56,7 @@ class ByteaArray(_Array):
 class Int4Array(_Array):
     """`int[]`; None is NULL."""
 
-    element = 23
+    element, oid = 23, 1007
 
     def __init__(self, values: Iterable[int | None]) -> None:
         elements = [_NULL if value is None else _INT4(4, value) for value in values]
@@ -65,7 +66,7 @@ class Int4Array(_Array):
 class Int8Array(_Array):
     """`bigint[]`; None is NULL."""
 
-    element = 20
+    element, oid = 20, 1016
 
     def __init__(self, values: Iterable[int | None]) -> None:
         elements = [_NULL if value is None else _INT8(8, value) for value in values]
@@ -80,19 +81,19 @@ class _ArrayDumper(Dumper):
 
 
 class _TextArrayDumper(_ArrayDumper):
-    oid = 1009
+    oid = TextArray.oid
 
 
 class _ByteaArrayDumper(_ArrayDumper):
-    oid = 1001
+    oid = ByteaArray.oid
 
 
 class _Int4ArrayDumper(_ArrayDumper):
-    oid = 1007
+    oid = Int4Array.oid
 
 
 class _Int8ArrayDumper(_ArrayDumper):
-    oid = 1016
+    oid = Int8Array.oid
 
 
 def register(context: AdaptContext) -> None:

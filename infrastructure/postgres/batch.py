@@ -13,6 +13,7 @@ from application.ports import Closing
 from infrastructure.postgres.arrays import ByteaArray, Int4Array, Int8Array, TextArray
 
 APPEND = f"SELECT * FROM append_batch({', '.join(['%b'] * 26)})"
+APPEND_NUMBERED = f"SELECT * FROM append_batch({', '.join(f'${n}' for n in range(1, 27))})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,10 @@ def _first(save: Save, stream: str) -> int | None:
 
 def _closing_columns(saves: Sequence[Save]) -> list[Any]:
     rows = [(n, save.closing, save.node) for n, save in enumerate(saves, 1) if save.closing is not None]
+    return _closings(rows) if rows else _NO_CLOSINGS
+
+
+def _closings(rows: Sequence[tuple[int, Closing, str]]) -> list[Any]:
     return [
         Int4Array([number for number, _, _ in rows]),
         TextArray([closing.turn_id for _, closing, _ in rows]),
@@ -153,6 +158,10 @@ def _json(outcome: Mapping[str, Any] | None) -> bytes | None:
 
 def _snapshot_columns(saves: Sequence[Save]) -> list[Any]:
     rows = [(number, snapshot) for number, save in enumerate(saves, 1) for snapshot in save.snapshots]
+    return _snapshots(rows) if rows else _NO_SNAPSHOTS
+
+
+def _snapshots(rows: Sequence[tuple[int, Snapshot]]) -> list[Any]:
     return [
         Int4Array([number for number, _ in rows]),
         TextArray([snapshot.stream for _, snapshot in rows]),
@@ -160,3 +169,7 @@ def _snapshot_columns(saves: Sequence[Save]) -> list[Any]:
         Int4Array([snapshot.state_version for _, snapshot in rows]),
         ByteaArray([snapshot.state for _, snapshot in rows]),
     ]
+
+
+_NO_CLOSINGS, _NO_SNAPSHOTS = _closings(()), _snapshots(())
+TYPES = [array.oid for array in parameters(())]  # what `append_batch` takes, as PostgreSQL numbers its types

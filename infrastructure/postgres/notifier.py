@@ -6,8 +6,10 @@ import contextlib
 import psycopg
 
 from infrastructure.postgres.connections import arguments
+from infrastructure.postgres.wire import Wire
 
 CHANNEL = "minutebook_log"
+_NOTIFY, _TEXT = f"SELECT pg_notify('{CHANNEL}', $1)", 25
 
 
 class Notifier:
@@ -42,18 +44,19 @@ class Notifier:
 
     async def _announce(self) -> None:
         try:
-            connection = await self._connected()
-            await connection.execute("SELECT pg_notify(%s, %s)", [CHANNEL, str(self._head)], prepare=True)
+            wire = await self._connected()
+            await wire.row([str(self._head).encode()])
         except (psycopg.Error, OSError):
             await self._close()
             await asyncio.sleep(1)
 
-    async def _connected(self) -> psycopg.AsyncConnection:
+    async def _connected(self) -> Wire:
         if self._connection is None:
             settings = arguments("minutebook notify", statement_timeout_s=5)
             settings["options"] += " -c synchronous_commit=off"  # a lost hint is not waited for
             self._connection = await psycopg.AsyncConnection.connect(self._conninfo, **settings)
-        return self._connection
+            self._wire = Wire(self._connection, _NOTIFY, [_TEXT])
+        return self._wire
 
     async def _close(self) -> None:
         connection, self._connection = self._connection, None
