@@ -1,7 +1,6 @@
 """The command line: `minutebook serve | migrate | turns | doctor`."""
 
 import asyncio
-import gc
 import json
 import signal
 import sys
@@ -95,8 +94,6 @@ async def _serve(settings: Settings, url: str, sock: Any) -> None:
     log_output.log_loop_errors(asyncio.get_running_loop())
     async with open_house(settings, url) as house:
         server = Server(house, settings.grace_s)
-        gc.collect()
-        gc.freeze()  # what is there now stays: no collection has to look through it again
         _welcome(settings, sock.getsockname()[1])
         await server.serve(sockets=[sock])
     print("Minutebook has stopped; everything that was committed is kept.", file=sys.stderr)

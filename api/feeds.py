@@ -9,9 +9,10 @@ from fastapi import APIRouter, Header, Query, Request
 from sse_starlette import EventSourceResponse
 
 from api.auth import Chatter, Identity
+from api.direct import Direct, as_chunk
 from api.sse import HEARTBEAT, StreamResponse, one_line
 from application.errors import InvalidCursorError
-from application.live import FeedItem, FeedLog, LiveFeed
+from application.live import Batch, FeedItem, FeedLog, LiveFeed, Push
 from domain.errors import ConversationNotFoundError
 
 router = APIRouter(prefix="/v1", tags=["feeds"])
@@ -53,8 +54,22 @@ def _feed(
     request: Request, position: int | None, conversation_id: str | None, owner: str | None
 ) -> EventSourceResponse:
     live: LiveFeed = request.app.state.live
-    items = live.watch(position, conversation_id=conversation_id, owner=owner)
+    push = _pushing(Direct.of(request.scope))
+    items = live.watch(position, conversation_id=conversation_id, owner=owner, push=push)
     return StreamResponse(_pieces(items), SEND_TIMEOUT_S)
+
+
+def _pushing(direct: Direct | None) -> Push | None:
+    """Return how to send to a reader who keeps up: the same bytes to all of them, without waking a task."""
+    if direct is None:
+        return None
+
+    def push(batch: Batch) -> bool:
+        if batch.encoded is None:
+            batch.encoded = as_chunk(b"".join(map(encoded, batch.items)))
+        return len(batch.encoded) <= PIECE_BYTES and direct.write(batch.encoded)
+
+    return push
 
 
 async def _pieces(items: AsyncIterator[list[FeedItem]]) -> AsyncIterator[bytes]:

@@ -1,6 +1,7 @@
 """The HTTP server: one socket, and a shutdown that lets turns finish first."""
 
 import asyncio
+import gc
 import socket
 from types import FrameType
 
@@ -8,6 +9,7 @@ import uvicorn
 from sse_starlette.sse import AppStatus
 
 from api.bootstrap import House, SettingsError
+from api.direct import DirectSend
 
 BACKLOG = 2048
 # Longer than clients and proxies keep an idle connection, so that none of them sends into a closing one.
@@ -38,7 +40,7 @@ class Server(uvicorn.Server):
         # Streams end with their turns; the SSE library is not to cut them off when the signal comes.
         AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]  # theirs
         config = uvicorn.Config(
-            house.app,
+            DirectSend(house.app),
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -50,6 +52,12 @@ class Server(uvicorn.Server):
         self._grace_s = grace_s
         self._loop = asyncio.get_running_loop()
         self._closing: list[asyncio.Task[None]] = []
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until told to stop, in a process that does nothing else."""
+        gc.collect()
+        gc.freeze()  # what is there now stays: no collection has to look through it again
+        await super().serve(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to close on the first signal, hurry on the second.

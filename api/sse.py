@@ -11,6 +11,7 @@ from typing import Any, Final
 from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
+from api.direct import direct_send
 from application.frames import Frame
 from application.ports import Metrics
 
@@ -69,10 +70,11 @@ class StreamResponse(EventSourceResponse):
         """Send the pieces until they end or the client has gone."""
         departure = Departure(receive, self._send_timeout_s)
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        direct = direct_send(scope, send)
         async with departure, aclosing(self.body_iterator) as pieces:  # type: ignore[type-var]  # a generator
             async for piece in pieces:
                 departure.sends += 1  # odd while one is being sent
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                await direct({"type": "http.response.body", "body": piece, "more_body": True})
                 departure.sends += 1
         if not departure.is_noticed:
             await send({"type": "http.response.body", "body": b"", "more_body": False})

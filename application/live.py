@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -27,6 +27,18 @@ class FeedItem:
     body: Mapping[str, Any]
     # The bytes on the wire, made once for all who watch (filled by the SSE encoder).
     encoded: bytes | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Consecutive events that concern the same readers."""
+
+    items: Sequence[FeedItem]
+    # The bytes on the wire of them all, made once for all who watch (filled by the SSE encoder).
+    encoded: bytes | None = None
+
+
+Push = Callable[[Batch], bool]
 
 
 class FeedLog(Protocol):
@@ -63,6 +75,22 @@ class Subscription:
     is_behind: bool = False
     page: int = FIRST_PAGE
     woken: asyncio.Event = field(default_factory=asyncio.Event)
+    # Sends a batch at once, past the queue; False where the reader cannot take it now.
+    push: Push | None = None
+    # The newest position that the reader was given.
+    position: int = 0
+    # All that was queued is sent, and the reader waits for more.
+    is_idle: bool = False
+
+    def give(self, batch: Batch) -> None:
+        """Send a batch at once to a reader who keeps up, queue it for any other."""
+        first, last = batch.items[0].position or 0, batch.items[-1].position or 0
+        is_next = self.is_idle and not self.items and first > self.position
+        if is_next and self.push and self.push(batch):
+            self.position = last
+            return
+        for item in batch.items:
+            self.offer(item)
 
     def offer(self, item: FeedItem) -> None:
         """Queue an item; a full queue is given up, and provisional frames are the first to go."""
@@ -89,8 +117,8 @@ class Subscription:
         self.page = max(1, self.page // 4) if size > PAGE_BYTES else min(PAGE, self.page * 2)
 
     def take(self) -> list[FeedItem]:
-        """Take all that is queued."""
-        taken = list(self.items)
+        """Take all that is queued and was not given before."""
+        taken = [item for item in self.items if item.position is None or item.position > self.position]
         self.items.clear()
         self.woken.clear()
         return taken
@@ -126,10 +154,15 @@ class LiveFeed:
     async def publish(self, events: Sequence[LoggedEvent]) -> None:
         """Give the next events of the log, in order, to those they concern."""
         owners = await self._owners_of(events) if self._of_all else {}
-        for event in events:
-            readers = self._of_conversation.get(event.conversation_id, ())
-            if readers or self._of_all:
-                self._deliver(event, readers, owners)
+        watched = [
+            event for event in events if self._of_all or event.conversation_id in self._of_conversation
+        ]
+        items = [feed_item(event) for event in watched]
+        for conversation_id in {event.conversation_id for event in watched} & self._of_conversation.keys():
+            batch = Batch([item for item in items if item.body["conversation_id"] == conversation_id])
+            for reader in self._of_conversation[conversation_id]:
+                reader.give(batch)
+        self._give_all(items, owners)
         self.position = events[-1].position
 
     def relay(self, frame: Frame) -> None:
@@ -162,43 +195,53 @@ class LiveFeed:
     # --- for readers ---------------------------------------------------------------------------------
 
     async def watch(
-        self, after: int | None, *, conversation_id: str | None = None, owner: str | None = None
+        self,
+        after: int | None,
+        *,
+        conversation_id: str | None = None,
+        owner: str | None = None,
+        push: Push | None = None,
     ) -> AsyncIterator[list[FeedItem]]:
         """Yield what comes after a position (None: from now on) for ever: in order, no gap, no repeat.
 
         A batch is empty where there was nothing for a while; whoever sends this on can show that it is there.
+        With `push`, what is new goes that way while the reader keeps up.
         """
         position = await self._log.head() if after is None else after
-        reader = self._subscribe(conversation_id, owner)
+        reader = self._subscribe(conversation_id, owner, push)
+        reader.position = position
         try:
             while not self.is_closed:
-                if position < reader.since or reader.is_behind:
-                    page, position = await self._page(reader, position)
+                if reader.position < reader.since or reader.is_behind:
+                    page, position = await self._page(reader)
                     if page:
                         yield page
                         reader.was_given(page)
+                    reader.position = position
                     continue
+                reader.is_idle = True
                 await reader.woken.wait()
-                fresh = [item for item in reader.take() if item.position is None or item.position > position]
+                reader.is_idle = False
+                fresh = reader.take()
                 yield fresh
                 if fresh:
-                    position = max([position, *(item.position for item in fresh if item.position)])
+                    reader.position = max([reader.position, *(item.position or 0 for item in fresh)])
         finally:
             self._unsubscribe(reader)
 
-    async def _page(self, reader: Subscription, position: int) -> tuple[list[FeedItem], int]:
+    async def _page(self, reader: Subscription) -> tuple[list[FeedItem], int]:
         """Read the next page of the log for a reader who is behind, and its new position."""
         if reader.is_behind:
             reader.catch_up_from(self.position)
         events, reached = await self._log.after(
-            position, reader.page, conversation_id=reader.conversation_id, owner=reader.owner
+            reader.position, reader.page, conversation_id=reader.conversation_id, owner=reader.owner
         )
         # What is behind `since` is, or will be, in the queue.
         page = [feed_item(event) for event in events if event.position <= reader.since]
         return page, reader.since if reached is None else min(reached, reader.since)
 
-    def _subscribe(self, conversation_id: str | None, owner: str | None) -> Subscription:
-        reader = Subscription(conversation_id, owner, self.position)
+    def _subscribe(self, conversation_id: str | None, owner: str | None, push: Push | None) -> Subscription:
+        reader = Subscription(conversation_id, owner, self.position, push=push)
         (self._of_conversation[conversation_id] if conversation_id else self._of_all).add(reader)
         return reader
 
@@ -211,15 +254,16 @@ class LiveFeed:
 
     # --- delivering ----------------------------------------------------------------------------------
 
-    def _deliver(
-        self, event: LoggedEvent, readers: set[Subscription] | tuple[()], owners: Mapping[str, str]
-    ) -> None:
-        item = feed_item(event)
-        for reader in readers:
-            reader.offer(item)
+    def _give_all(self, items: Sequence[FeedItem], owners: Mapping[str, str]) -> None:
+        """Give each reader of all conversations what they may see; whoever sees the same shares the bytes."""
+        batches: dict[str | None, Batch] = {None: Batch(items)}
         for reader in self._of_all:
-            if reader.owner is None or reader.owner == owners.get(event.conversation_id):
-                reader.offer(item)
+            batch = batches.get(reader.owner)
+            if batch is None:
+                own = [item for item in items if owners.get(item.body["conversation_id"]) == reader.owner]
+                batch = batches[reader.owner] = Batch(own)
+            if batch.items:
+                reader.give(batch)
 
     async def _owners_of(self, events: Sequence[LoggedEvent]) -> Mapping[str, str]:
         """Return whose the events are, where a reader of all conversations may see only their own."""

@@ -1,17 +1,23 @@
 """Readers of feeds, all in this process, and the writer whose events they read. Prints JSON.
 
-`feed_readers PORT READERS steady URL SECONDS`: ten events a second; milliseconds from commit to client.
-`feed_readers PORT READERS burst URL EVENTS`: events as fast as they are stored; frames a second.
-`feed_readers PORT READERS bare URL EVENTS`: the same frames from a server that does nothing else.
+`feed_readers PORT READERS steady URL PID SECONDS`: ten events a second; milliseconds from commit to client.
+`feed_readers PORT READERS burst URL PID EVENTS`: events as fast as they are stored; frames a second.
+`feed_readers PORT READERS bare URL PID EVENTS JOINED SECONDS`: the same frames from a server that does
+nothing else: so many in each write, so many seconds between two writes.
 `feed_readers PORT READERS idle URL PID`: KiB a feed costs the process, and its database connections.
+
+All but the last tell how much processor time the server took for a frame, in microseconds, and how many
+frames came in each of its writes.
 """
 
 import asyncio
+import gc
 import json
 import re
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
@@ -21,12 +27,29 @@ import uvloop
 
 from infrastructure.postgres.appender import Appender, NewEvent, Save
 
-EVERY_S, AT_ONCE = 0.1, 50
+EVERY_S, AT_ONCE, WRITERS = 0.1, 50, 16
 DATA = json.dumps({
     "message_id": "m", "agent": "coder", "content": "x" * 200, "truncated": False, "finish_reason": "stop",
 }).encode()  # fmt: skip
 _ID = re.compile(rb"\nid: (\d+)\nevent")
-Taken = Callable[[bytes], None]
+_END_OF_WRITE = b"\n\n\r\n"
+
+
+@dataclass
+class Taken:
+    """What all readers have got: their newest position and the time, and how many writes it came in."""
+
+    came: list[tuple[int, float]] = field(default_factory=list)
+    frames: int = 0
+    writes: int = 0
+    last: float = 0.0
+
+    def __call__(self, data: bytes) -> None:
+        self.last = time.perf_counter()
+        ids = _ID.findall(data)
+        self.frames += len(ids)
+        self.writes += data.count(_END_OF_WRITE)
+        self.came.extend((int(position), self.last) for position in ids)
 
 
 class Reader(asyncio.Protocol):
@@ -40,7 +63,7 @@ class Reader(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.is_open.set()
         self._parts.append(data)
-        if data.endswith(b"\n\n\r\n"):
+        if data.endswith(_END_OF_WRITE):
             self._taken(b"".join(self._parts))
             self._parts.clear()
 
@@ -70,67 +93,70 @@ def one_save() -> Save:
     return Save([NewEvent(stream, 1, type_, conversation, turn, "agent:coder", DATA)], {stream: 0})
 
 
-async def steady(port: int, readers: int, url: str, seconds: float) -> dict[str, float]:
-    came: list[tuple[int, float]] = []
+def spent(process: psutil.Process) -> float:
+    """Return the seconds of processor time that a process has taken so far."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def told(taken: Taken, seconds: float) -> dict[str, float]:
+    return {
+        "frames": taken.frames,
+        "cpu_us": seconds / taken.frames * 1e6,
+        "joined": taken.frames / taken.writes,
+    }
+
+
+async def steady(port: int, readers: int, url: str, pid: int, seconds: float) -> dict[str, float]:
+    process, taken = psutil.Process(pid), Taken()
     committed: dict[int, float] = {}
-
-    def taken(data: bytes) -> None:
-        now = time.perf_counter()
-        came.extend((int(position), now) for position in _ID.findall(data))
-
     appender = await started(url)
     transports = await opened(port, readers, taken)
-    until = time.perf_counter() + seconds
+    gc.disable()  # ours is no part of the lag
+    before, until = spent(process), time.perf_counter() + seconds
     while (begun := time.perf_counter()) < until:
         stored = await appender.append(one_save())
         committed[stored.last_position or 0] = time.perf_counter()
         await asyncio.sleep(EVERY_S - (time.perf_counter() - begun))
-    await eventually(lambda: len(came) >= readers * len(committed))
+    await eventually(lambda: taken.frames >= readers * len(committed))
+    figures = told(taken, spent(process) - before)
     await finished(transports, appender)
-    lags = sorted((at - committed[position]) * 1000 for position, at in came)
-    return {"median_ms": lags[len(lags) // 2], "p99_ms": lags[int(len(lags) * 0.99)], "frames": len(lags)}
+    lags = sorted((at - committed[position]) * 1000 for position, at in taken.came)
+    return {"median_ms": lags[len(lags) // 2], "p99_ms": lags[int(len(lags) * 0.99)], **figures}
 
 
-async def burst(port: int, readers: int, url: str, events: int) -> dict[str, float]:
-    frames, last = 0, 0.0
-
-    def taken(data: bytes) -> None:
-        nonlocal frames, last
-        frames += len(_ID.findall(data))
-        last = time.perf_counter()
-
+async def burst(port: int, readers: int, url: str, pid: int, events: float) -> dict[str, float]:
+    process, taken = psutil.Process(pid), Taken()
     appender = await started(url)
     transports = await opened(port, readers, taken)
-    begun = time.perf_counter()
-    for _ in range(events):
-        await appender.append(one_save())
-    await eventually(lambda: frames >= readers * events)
+    before, begun = spent(process), time.perf_counter()
+    for _ in range(int(events) // WRITERS):
+        await asyncio.gather(*(appender.append(one_save()) for _ in range(WRITERS)))
+    await eventually(lambda: taken.frames >= readers * (events // WRITERS * WRITERS))
+    figures = told(taken, spent(process) - before)
     await finished(transports, appender)
-    return {"rate": frames / (last - begun), "frames": frames}
+    return {"rate": taken.frames / (taken.last - begun), **figures}
 
 
-async def bare(port: int, readers: int, _url: str, events: int) -> dict[str, float]:
-    frames, last = 0, 0.0
-
-    def taken(data: bytes) -> None:
-        nonlocal frames, last
-        frames += len(_ID.findall(data))
-        last = time.perf_counter()
-
+async def bare(
+    port: int, readers: int, _url: str, pid: int, events: float, joined: float, every_s: float
+) -> dict[str, float]:
+    process, taken = psutil.Process(pid), Taken()
     transports = await opened(port, readers, taken)
-    begun = time.perf_counter()
-    transports[0].write(b"go")
-    await eventually(lambda: frames >= readers * events)
+    before, begun = spent(process), time.perf_counter()
+    transports[0].write(f"go {joined:.0f} {every_s}".encode())
+    await eventually(lambda: taken.frames >= readers * events)
+    figures = told(taken, spent(process) - before)
     await finished(transports, None)
-    return {"rate": frames / (last - begun), "frames": frames}
+    return {"rate": taken.frames / (taken.last - begun), **figures}
 
 
 async def idle(port: int, readers: int, url: str, pid: int) -> dict[str, float]:
-    process = psutil.Process(pid)
-    await finished(await opened(port, 50, lambda _: None), None)  # what is made once is made
+    process, taken = psutil.Process(pid), Taken()
+    await finished(await opened(port, 50, taken), None)  # what is made once is made
     await asyncio.sleep(2)
     before, connections = process.memory_info().rss, held(url)
-    transports = await opened(port, readers, lambda _: None)
+    transports = await opened(port, readers, taken)
     await asyncio.sleep(2)
     figures = {
         "kib": (process.memory_info().rss - before) / 1024 / readers,
@@ -174,5 +200,5 @@ MODES: dict[str, Callable[..., Any]] = {"steady": steady, "burst": burst, "bare"
 
 
 if __name__ == "__main__":
-    _, port_, readers_, mode, url_, size = sys.argv
-    print(json.dumps(uvloop.run(MODES[mode](int(port_), int(readers_), url_, int(size)))))
+    _, port_, readers_, mode, url_, pid_, *more = sys.argv
+    print(json.dumps(uvloop.run(MODES[mode](int(port_), int(readers_), url_, int(pid_), *map(float, more)))))

@@ -1,12 +1,13 @@
-"""A server that does nothing but write prepared frames: one write a frame, to every socket that is open.
+"""A server that does nothing but write prepared frames, to every socket that is open.
 
-Started as `python -m tests.benchmarks.peers.feed_bare EVENTS`; prints its port.
-It begins when one of them says go.
+Started as `python -m tests.benchmarks.peers.feed_bare EVENTS`; prints its port. It begins when one of them
+says `go JOINED SECONDS`: so many frames in each write, and so many seconds between two of them.
 """
 
 import asyncio
 import json
 import sys
+from collections.abc import Iterator
 from typing import cast
 
 import uvloop
@@ -17,14 +18,20 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding
 
 
 def prepared(number: int) -> bytes:
-    """Return a frame as the feed says it, as one chunk."""
+    """Return a frame as the feed says it."""
     body = {
         "conversation_id": "c" * 36, "turn_id": "t" * 36, "position": number,
         "recorded_at": "2026-01-01T00:00:00.000000+00:00", "actor": "agent:coder", "data": json.loads(DATA),
     }  # fmt: skip
     data = json.dumps(body, separators=(",", ":"))
-    frame = f"id: {number}\nevent: conversation.assistant_message_sent\ndata: {data}\n\n".encode()
-    return b"%x\r\n%b\r\n" % (len(frame), frame)
+    return f"id: {number}\nevent: conversation.assistant_message_sent\ndata: {data}\n\n".encode()
+
+
+def chunks(frames: list[bytes], joined: int) -> Iterator[bytes]:
+    """Return the frames as chunks of HTTP, so many in each."""
+    for start in range(0, len(frames), joined):
+        some = b"".join(frames[start : start + joined])
+        yield b"%x\r\n%b\r\n" % (len(some), some)
 
 
 class Bare(asyncio.Protocol):
@@ -42,13 +49,14 @@ class Bare(asyncio.Protocol):
             self.sockets.add(self.transport)
             self.transport.write(HEAD)
         else:
-            self.writing = asyncio.create_task(self.write_all())
+            _, joined, every_s = data.split()
+            self.writing = asyncio.create_task(self.write_all(int(joined), float(every_s)))
 
-    async def write_all(self) -> None:
-        for frame in self.frames:
+    async def write_all(self, joined: int, every_s: float) -> None:
+        for chunk in list(chunks(self.frames, joined)):
             for transport in self.sockets:
-                transport.write(frame)
-            await asyncio.sleep(0)
+                transport.write(chunk)
+            await asyncio.sleep(every_s)
 
 
 async def main(events: int) -> None:
