@@ -33,6 +33,7 @@ class Doors:
     identity_header: str | None = None
     scopes_header: str | None = None
     allow_remote: bool = False
+    node: str = ""
 
 
 def create_app(doors: Doors) -> FastAPI:

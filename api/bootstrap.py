@@ -62,8 +62,10 @@ from infrastructure.projections.pending_approvals import PostgresApprovals
 from infrastructure.projections.registry import READ_MODELS
 from infrastructure.projections.transcript import PostgresTranscripts
 from infrastructure.projections.usage import PostgresUsage
+from infrastructure.shared_metrics import SHARED_METRICS, forget_worker, new_metrics_folder, shared_metrics
 
 __all__ = [
+    "SHARED_METRICS",
     "Difference",
     "House",
     "Progress",
@@ -71,13 +73,16 @@ __all__ = [
     "SettingsError",
     "check_settings",
     "database",
+    "forget_worker",
     "list_projections",
     "list_turns",
+    "new_metrics_folder",
     "open_house",
     "open_import_log",
     "projection_names",
     "read_settings",
     "rebuild_projection",
+    "shared_metrics",
     "verify_projection",
 ]
 
@@ -211,6 +216,7 @@ async def open_house(
             identity_header=settings.identity_header,
             scopes_header=settings.scopes_header,
             allow_remote=settings.allow_remote,
+            node=node.partition(":")[2],
         )
         tailer = Tailer(url, mapper.to_logged, live, mirrors.wake)
         projector = Projector(url, READ_MODELS if settings.projections else (), metrics)

@@ -3,9 +3,11 @@
 import asyncio
 import json
 import signal
+import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import psycopg
 import typer
@@ -20,10 +22,10 @@ from api.bootstrap import (
     check_settings,
     database,
     list_turns,
-    open_house,
     read_settings,
 )
-from api.server import Server, listen
+from api.server import listen, serve_house
+from api.workers import serve_workers
 from domain.errors import MinutebookError
 
 cli = typer.Typer(
@@ -76,27 +78,30 @@ def serve(
     model: Annotated[str | None, typer.Option(help="`demo`, `openai:…`, `anthropic:…`")] = None,
     data: Annotated[Path | None, typer.Option(help="Where the embedded PostgreSQL keeps its data.")] = None,
     agents: Annotated[Path | None, typer.Option(help="A TOML file with agents and the policy.")] = None,
+    workers: Annotated[int | None, typer.Option(help="How many processes share the port.")] = None,
 ) -> None:
     """Serve the API until Ctrl-C or SIGTERM; turns that run may finish, for `MINUTEBOOK_GRACE_S` seconds.
 
     Without `MINUTEBOOK_DATABASE_URL` it starts an embedded PostgreSQL and keeps its data between runs.
     """
     given = {"host": host, "port": port, "model": model, "data": data, "agents": agents}
-    settings = read_settings(given)
+    settings = read_settings({**given, "workers": workers})
     log_output.configure(settings.log_level)
     check_settings(settings)
     sock = listen(settings.host, settings.port)
-    with sock, database(settings) as url, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, url, sock))
-
-
-async def _serve(settings: Settings, url: str, sock: Any) -> None:
-    log_output.log_loop_errors(asyncio.get_running_loop())
-    async with open_house(settings, url) as house:
-        server = Server(house, settings.grace_s)
-        _welcome(settings, sock.getsockname()[1])
-        await server.serve(sockets=[sock])
+    port_taken = sock.getsockname()[1]
+    with sock, database(settings) as url:
+        _serve(settings, url, sock, lambda: _welcome(settings, port_taken))
     print("Minutebook has stopped; everything that was committed is kept.", file=sys.stderr)
+
+
+def _serve(settings: Settings, url: str, sock: socket.socket, on_ready: Callable[[], None]) -> None:
+    if settings.workers > 1:
+        serve_workers(settings, sock, on_ready)
+        signal.signal(signal.SIGTERM, _leave)  # its loop has put back the one that leaves nothing in order
+        return
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve_house(settings, url, sock, on_ready))
 
 
 def _welcome(settings: Settings, port: int) -> None:
@@ -110,6 +115,7 @@ def _welcome(settings: Settings, port: int) -> None:
         f"  The data is in        {where}",
         f"  The model is          {settings.model}"
         + (" (offline, says so)" if settings.model == "demo" else ""),
+        *([f"  It has              {settings.workers} workers"] if settings.workers > 1 else []),
         "",
         "  Talk to it:",
         f"    curl -N {address}/v1/messages/stream -H 'Content-Type: application/json' \\",

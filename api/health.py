@@ -9,9 +9,9 @@ router = APIRouter(tags=["operations"])
 
 
 @router.get("/health/live")
-async def live() -> dict[str, str]:
-    """Answer as long as the process runs."""
-    return {"status": "ok"}
+async def live(request: Request) -> dict[str, str]:
+    """Answer as long as the process runs; `node` (its id and a random part) tells it from others."""
+    return {"status": "ok", "node": request.app.state.node}
 
 
 @router.get("/health/ready")

@@ -3,12 +3,14 @@
 import asyncio
 import gc
 import socket
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
 from sse_starlette.sse import AppStatus
 
-from api.bootstrap import House, SettingsError
+from api import log_output
+from api.bootstrap import House, Settings, SettingsError, open_house
 from api.direct import DirectSend
 
 BACKLOG = 2048
@@ -59,6 +61,11 @@ class Server(uvicorn.Server):
         gc.freeze()  # what is there now stays: no collection has to look through it again
         await super().serve(sockets)
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether a signal has come."""
+        return bool(self._closing)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to close on the first signal, hurry on the second.
 
@@ -71,4 +78,20 @@ class Server(uvicorn.Server):
 
     async def _close(self, grace_s: float) -> None:
         await self._house.running.close(grace_s)
+        self._house.live.close()  # who watches is sent elsewhere, with all that has been said here
         self.should_exit = True
+
+
+async def serve_house(
+    settings: Settings,
+    url: str,
+    sock: socket.socket,
+    on_ready: Callable[[], None],
+    make_server: type[Server] = Server,
+) -> None:
+    """Serve on the socket until a signal comes; `on_ready` is called when it is about to answer."""
+    log_output.log_loop_errors(asyncio.get_running_loop())
+    async with open_house(settings, url) as house:
+        server = make_server(house, settings.grace_s)
+        on_ready()
+        await server.serve(sockets=[sock])

@@ -36,6 +36,9 @@ class Settings(BaseSettings):
     keys: Path | None = Field(None, description="The folder of the keys; absent: `keys` in that of the data.")
     host: str = Field("127.0.0.1", description="The address to listen on.")
     port: int = Field(8000, ge=0, le=65_535, description="The port to listen on; 0 takes a free one.")
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="How many processes accept on the port, over the same database."
+    )
     allow_remote: bool = Field(False, description="Listen beyond loopback although nobody is authenticated.")
     identity_header: str | None = Field(
         None, description="The header in which a proxy in front of us says who asks; absent: all are `local`."

@@ -12,6 +12,8 @@ from prometheus_client import (
     generate_latest,
 )
 
+from infrastructure.shared_metrics import all_workers
+
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _SAVES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -34,8 +36,12 @@ class PrometheusMetrics:
         self._lifetime = Histogram(
             "sse_stream_lifetime_seconds", "How long streams were open.", buckets=_SECONDS, registry=registry
         )
-        self._open_streams = Gauge("sse_open_streams", "Streams open now.", registry=registry)
-        self._running = Gauge("turns_running", "Turns running in this process.", registry=registry)
+        self._open_streams = Gauge(
+            "sse_open_streams", "Streams open now.", registry=registry, multiprocess_mode="livesum"
+        )
+        self._running = Gauge(
+            "turns_running", "Turns running now.", registry=registry, multiprocess_mode="livesum"
+        )
         self._turns = Counter("turns_ended", "How turns ended.", ["kind", "outcome"], registry=registry)
         self._turn_seconds = Histogram(
             "turn_duration_seconds", "How long turns ran.", ["kind"], buckets=_SECONDS, registry=registry
@@ -62,24 +68,31 @@ class PrometheusMetrics:
             "How far a read model is behind the log.",
             ["projection"],
             registry=registry,
+            multiprocess_mode="livemostrecent",
         )
         self._failed = Gauge(
             "projection_failed",
             "1 while a read model has stopped before an event.",
             ["projection"],
             registry=registry,
+            multiprocess_mode="livemostrecent",
         )
-
         self._approvals = Gauge(
-            "approvals_pending", "Calls and plans that wait for a person.", registry=registry
+            "approvals_pending",
+            "Calls and plans that wait for a person.",
+            registry=registry,
+            multiprocess_mode="livemostrecent",
         )
         self._oldest_approval = Gauge(
-            "approvals_oldest_seconds", "How long the oldest of them has waited.", registry=registry
+            "approvals_oldest_seconds",
+            "How long the oldest of them has waited.",
+            registry=registry,
+            multiprocess_mode="livemostrecent",
         )
 
     def exposition(self) -> tuple[bytes, str]:
         """Return the text Prometheus reads, and its content type."""
-        return generate_latest(self._registry), CONTENT_TYPE_LATEST
+        return generate_latest(all_workers() or self._registry), CONTENT_TYPE_LATEST
 
     def stream_opened(self) -> None:
         """Count a stream that opened."""

@@ -1,0 +1,88 @@
+"""One of several workers: `python -m api.worker FD` accepts on the socket its parent has opened.
+
+SIGTERM lets running turns end, however often it comes (a supervisor may send it to all processes of a group);
+SIGINT does not wait for them. When the parent dies, standard input ends, and so does the worker.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+import psycopg
+import uvloop
+
+from api import log_output
+from api.bootstrap import SHARED_METRICS, Settings, SettingsError, database, read_settings, shared_metrics
+from api.server import Server, serve_house
+from api.workers import READY
+from domain.errors import MinutebookError
+
+ORPHAN_S = 15.0  # how long a worker without a parent may take to end before it is ended
+
+
+def main() -> None:
+    """Serve until told to stop; what is wrong is one sentence and exit code 1."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
+    threading.Thread(target=_end_with_parent, name="lifeline", daemon=True).start()
+    try:
+        settings = read_settings()
+        log_output.configure(settings.log_level)
+        with socket.socket(fileno=int(sys.argv[1])) as sock, shared_metrics(Path(os.environ[SHARED_METRICS])):
+            _serve(settings, sock)
+    except (SettingsError, MinutebookError) as error:
+        sys.exit(f"minutebook: {error}")
+    except psycopg.Error as error:
+        sys.exit(f"minutebook: The database did not do it: {type(error).__name__}.")
+
+
+def _serve(settings: Settings, sock: socket.socket) -> None:
+    loop_factory = uvloop.new_event_loop
+    with database(settings) as url, asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(serve_house(settings, url, sock, _ready, WorkerServer))
+
+
+def _ready() -> None:
+    """Tell the parent; what is printed from now on goes where the log goes."""
+    with suppress(BrokenPipeError):
+        os.write(1, READY)
+    os.dup2(2, 1)
+
+
+def _leave(*_: object) -> None:
+    """End in order before anything is served."""
+    sys.exit(143)
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of our standard input, and end as quickly as is in order.
+
+    It is read without Python's buffer, whose lock a waiting thread would hold at the interpreter's end.
+    """
+    while os.read(0, 64):
+        pass
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(ORPHAN_S)
+    os._exit(1)
+
+
+class WorkerServer(Server):
+    """A server that takes a repeated SIGTERM for the same one, and SIGINT for a hurry."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to close, or hurry."""
+        if sig == signal.SIGINT or not self.is_closing:
+            super().handle_exit(sig, frame)
+        if sig == signal.SIGINT and not self.force_exit:
+            super().handle_exit(sig, frame)
+
+
+if __name__ == "__main__":
+    main()
