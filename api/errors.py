@@ -71,7 +71,9 @@ def problem(code: str, detail: str, **more: Any) -> JSONResponse:
     status = STATUS[code]
     title = code.replace("_", " ").capitalize()
     body = {"type": "about:blank", "status": status, "code": code, "title": title, "detail": detail, **more}
-    headers = {"Retry-After": RETRY_AFTER_S[status]} if status in RETRY_AFTER_S else None
+    headers = {"Retry-After": RETRY_AFTER_S[status]} if status in RETRY_AFTER_S else {}
+    if code == "shutting_down":
+        headers["Connection"] = "close"  # the next try is a new connection, which a balancer sends elsewhere
     return JSONResponse(body, status, headers, media_type="application/problem+json")
 
 
