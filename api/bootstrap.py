@@ -106,6 +106,8 @@ def limits_of(settings: Settings) -> Limits:
         universal_switches=settings.max_universal_switches,
         model_calls=settings.max_model_calls,
         message_bytes=settings.max_message_bytes,
+        answer_bytes=settings.max_answer_bytes,
+        turn_s=settings.max_turn_s,
         busy_wait_s=settings.busy_wait_s,
         view_tokens=settings.view_tokens,
     )
@@ -261,6 +263,7 @@ def _model(settings: Settings, roster: AgentRoster) -> ModelRouter:
             base_url=settings.model_base_url,
             api_key=key,
             timeout_s=settings.model_timeout_s,
+            answer_bytes=settings.max_answer_bytes,
             demo=DemoModel(settings.demo_delay_s),
         )
     except ModelSettingError as error:

@@ -10,18 +10,13 @@ from sse_starlette import EventSourceResponse
 
 from api.auth import Chatter, Identity
 from api.direct import Direct, as_chunk
-from api.sse import HEARTBEAT, StreamResponse, one_line
+from api.sse import HEARTBEAT, PIECE_BYTES, SEND_TIMEOUT_S, StreamResponse, one_line
 from application.errors import InvalidCursorError
 from application.live import Batch, FeedItem, FeedLog, LiveFeed, Push
 from domain.errors import ConversationNotFoundError
 
 router = APIRouter(prefix="/v1", tags=["feeds"])
 
-# A reader that takes nothing for this long (at most twice as long) is dropped; it comes back with the last id
-# it has seen.
-SEND_TIMEOUT_S = 15.0
-# What is given to the socket at once: a reader that does not take it holds no more than this.
-PIECE_BYTES = 64 * 1024
 _POSITION = re.compile(r"[0-9]{1,18}\Z")
 
 Cursor = Annotated[str | None, Header(alias="Last-Event-ID")]

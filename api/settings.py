@@ -64,6 +64,8 @@ class Settings(BaseSettings):
     max_universal_switches: Count = Field(100, description="The same while the universal agent is on.")
     max_model_calls: Count = Field(25, description="How many model calls one turn may make.")
     max_message_bytes: Bytes = Field(1024 * 1024, description="The largest message, result or argument set.")
+    max_answer_bytes: Bytes = Field(16 * 1024 * 1024, description="The largest answer of a model.")
+    max_turn_s: Seconds = Field(1800.0, description="How long a turn may take.")
     view_tokens: Annotated[int, Field(ge=100, le=10_000_000)] = Field(
         24_000, description="How many tokens of history a model gets to see."
     )

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Final
@@ -18,6 +18,11 @@ from application.ports import Metrics
 HEADERS: Final = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
 HEARTBEAT: Final = b": still here\n\n"
 WATCH_AFTER_S: Final = 0.5
+# A client that takes nothing for this long (at most twice as long) is dropped; it comes back with the last id
+# it has seen.
+SEND_TIMEOUT_S = 15.0
+# What is given to the socket at once: a client that does not take it holds no more than this.
+PIECE_BYTES: Final = 64 * 1024
 
 # JSON may hold these as they are, but many a client takes them for the end of a line.
 _LINE_ENDS: Final = (("\u0085", "\\u0085"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
@@ -53,6 +58,15 @@ async def batches_encoded(frames: AsyncIterator[Sequence[Frame]]) -> AsyncIterat
             yield joined(batch) or HEARTBEAT
 
 
+def parts(piece: bytes) -> Iterator[bytes]:
+    """Return a piece in parts of no more than `PIECE_BYTES`."""
+    if len(piece) <= PIECE_BYTES:
+        yield piece
+        return
+    for start in range(0, len(piece), PIECE_BYTES):
+        yield piece[start : start + PIECE_BYTES]
+
+
 class StreamResponse(EventSourceResponse):
     """A response for streams that bring their own heartbeats.
 
@@ -64,6 +78,7 @@ class StreamResponse(EventSourceResponse):
 
     def __init__(self, pieces: AsyncIterator[bytes], send_timeout_s: float | None = None) -> None:
         super().__init__(pieces, headers=HEADERS, sep="\n", ping=0)
+        self._pieces = pieces
         self._send_timeout_s = send_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,20 +86,21 @@ class StreamResponse(EventSourceResponse):
         departure = Departure(receive, self._send_timeout_s)
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         direct = direct_send(scope, send)
-        async with departure, aclosing(self.body_iterator) as pieces:  # type: ignore[type-var]  # a generator
+        async with departure, aclosing(self._pieces) as pieces:  # type: ignore[type-var]  # a generator
             async for piece in pieces:
-                departure.sends += 1  # odd while one is being sent
-                await direct({"type": "http.response.body", "body": piece, "more_body": True})
-                departure.sends += 1
+                for part in parts(piece):
+                    departure.sends += 1  # odd while one is being sent
+                    await direct({"type": "http.response.body", "body": part, "more_body": True})
+                    departure.sends += 1
         if not departure.is_noticed:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class TurnResponse(StreamResponse):
-    """The response of a turn's stream, which is counted and ends by itself."""
+    """The response of a turn's stream, which is counted and ends by itself; the turn runs on without it."""
 
     def __init__(self, pieces: AsyncIterator[bytes], metrics: Metrics) -> None:
-        super().__init__(pieces)
+        super().__init__(pieces, SEND_TIMEOUT_S)
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

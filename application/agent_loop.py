@@ -2,23 +2,30 @@
 
 import asyncio
 import time
-from contextlib import aclosing
 
 from application.agents import PROPOSE_PLAN, SWITCH_AGENT, AgentProfile
-from application.answer import Answer, record, storable_text
-from application.errors import ModelCallLimitReachedError
-from application.frames import DELTA
+from application.answer import Answer, record
+from application.errors import (
+    AnswerLimitReachedError,
+    ModelCallLimitReachedError,
+    TurnTimeLimitReachedError,
+)
+from application.listening import listen
 from application.model_view import model_messages, recent_events
-from application.ports import Finished, ModelRequest, TextDelta, Tool, ToolCall, UnitOfWork
+from application.ports import Finished, ModelRequest, Tool, UnitOfWork
 from application.turn import Kit, Turn, switch_limit
 from domain.errors import MinutebookError
 from domain.plan import Plan
+
+# In a plan these fail the subtask, and with it the plan; what was done is kept.
+_LIMITS = (AnswerLimitReachedError, ModelCallLimitReachedError, TurnTimeLimitReachedError)
 
 
 async def proceed(work: UnitOfWork, turn: Turn, kit: Kit) -> None:
     """Let the agent go on until it waits for somebody or has nothing more to say.
 
-    Raises `ModelError` and `ModelCallLimitReachedError`; in a plan the limit fails the plan instead.
+    Raises `ModelError`, `ModelCallLimitReachedError` and `TurnTimeLimitReachedError`; in a plan a limit fails
+    the plan instead.
     """
     if plan := work.conversation.plan_in("execution"):
         await _carry_out(plan, work, turn, kit)
@@ -36,7 +43,7 @@ async def _carry_out(plan: Plan, work: UnitOfWork, turn: Turn, kit: Kit) -> None
         _take_up_next_subtask(current, work, turn)
         try:
             await _converse(work, turn, kit)
-        except ModelCallLimitReachedError as limit:
+        except _LIMITS as limit:
             work.conversation.fail_subtask(limit.code, turn.system)
         if work.conversation.calls:
             return
@@ -64,6 +71,8 @@ async def _answer_once(work: UnitOfWork, turn: Turn, kit: Kit) -> bool:
     """Ask the model once and record what it said; returns whether it is to be asked again."""
     if turn.model_calls >= kit.limits.model_calls:
         raise ModelCallLimitReachedError(limit=kit.limits.model_calls)
+    if asyncio.get_running_loop().time() > turn.began + kit.limits.turn_s:
+        raise TurnTimeLimitReachedError(limit=f"{kit.limits.turn_s:g}")
     if turn.is_cancelled:
         work.conversation.cancel_turn(turn.by)
         return False
@@ -73,7 +82,7 @@ async def _answer_once(work: UnitOfWork, turn: Turn, kit: Kit) -> bool:
     answer = Answer(profile.name)
     started = time.monotonic()
     try:
-        await _listen(answer, request, turn, kit)
+        await listen(answer, request, turn, kit)
     except MinutebookError as error:
         kit.metrics.model_called(request.model, error.code, time.monotonic() - started, 0, 0)
         raise
@@ -102,46 +111,10 @@ def _tools(profile: AgentProfile, work: UnitOfWork, kit: Kit) -> list[Tool]:
     return [tool for tool in kit.roster.tools_for(profile.name) if tool.name not in unusable]
 
 
-# --- listening -----------------------------------------------------------------------------------
-
-
-async def _listen(answer: Answer, request: ModelRequest, turn: Turn, kit: Kit) -> None:
-    """Fill the answer from the model; a cancel ends it early and marks it truncated."""
-    until_stopped = asyncio.timeout(None)  # no task of its own: every turn comes through here
-
-    def stop() -> None:
-        if not until_stopped.expired():  # a model may take its time to stop, and be told again meanwhile
-            until_stopped.reschedule(0)
-
-    turn.stop_listening = stop
-    try:
-        async with until_stopped:
-            await _fill(answer, request, turn, kit)
-    except TimeoutError:
-        if not until_stopped.expired():
-            raise
-        answer.truncated = True
-    finally:
-        turn.stop_listening = None
-
-
-async def _fill(answer: Answer, request: ModelRequest, turn: Turn, kit: Kit) -> None:
-    async with aclosing(kit.model.answer(request)) as chunks:  # type: ignore[type-var]  # a generator
-        async for chunk in chunks:
-            if isinstance(chunk, TextDelta):
-                text = storable_text(chunk.text)
-                answer.text.append(text)
-                turn.stream.say(DELTA, message_id=answer.message_id, agent=answer.agent, text=text)
-            elif isinstance(chunk, ToolCall):
-                answer.calls.append(chunk)
-            else:
-                answer.finished = chunk
-
-
 def _note_model_call(
     answer: Answer, model: str, seconds: float, work: UnitOfWork, turn: Turn, kit: Kit
 ) -> None:
-    end = answer.finished or Finished("cancelled" if answer.truncated else "unknown")
+    end = answer.finished or Finished(answer.broken_off or "unknown")
     tokens = (end.input_tokens, end.output_tokens)
     work.agent.note_model_call(model, *tokens, round(seconds * 1000), end.reason, turn.by_agent(work))
     kit.metrics.model_called(model, end.reason, seconds, *tokens)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from io import StringIO
 from typing import Any
 
 from application.agents import AgentProfile
@@ -12,6 +13,7 @@ from application.ports import Finished, ToolCall, UnitOfWork
 from application.protocol import storable
 from application.turn import SYSTEM, Kit, Turn
 from domain.aggregate import By
+from domain.errors import MinutebookError
 
 
 @dataclass(slots=True)
@@ -20,16 +22,35 @@ class Answer:
 
     agent: str
     message_id: str = field(default_factory=new_id)
-    text: list[str] = field(default_factory=list)
+    text: StringIO = field(default_factory=StringIO)
+    bytes: int = 0
     calls: list[ToolCall] = field(default_factory=list)
     finished: Finished | None = None
     truncated: bool = False
+    # The limit that ended it early.
+    limit: MinutebookError | None = None
+
+    @property
+    def broken_off(self) -> str | None:
+        """Why it ended early, if it did: a limit's code, or `cancelled`."""
+        if self.limit:
+            return self.limit.code
+        return "cancelled" if self.truncated else None
 
 
 def record(answer: Answer, profile: AgentProfile, work: UnitOfWork, turn: Turn, kit: Kit) -> bool:
-    """Record the answer; returns whether the model is to be asked again in the same turn."""
+    """Record the answer; returns whether the model is to be asked again in the same turn.
+
+    Raises the limit that ended it where nothing was said, and in a plan, which cannot go on.
+    """
     by = turn.by_agent(work)
-    text = "".join(answer.text)
+    text = answer.text.getvalue()
+    if answer.limit:
+        if text:
+            _send(answer, text, answer.limit.code, work, by)
+        if not text or work.conversation.plan_in("execution"):
+            raise answer.limit
+        return False
     if answer.truncated:
         if text:
             _send(answer, text, "cancelled", work, by)

@@ -94,6 +94,13 @@ class ModelCallLimitReachedError(MinutebookError):
     retryable = True
 
 
+class TurnTimeLimitReachedError(MinutebookError):
+    """The turn took longer than {limit} seconds, which is the limit."""
+
+    code = "turn_time_limit_reached"
+    retryable = True
+
+
 class ModelError(MinutebookError):
     """The model failed."""
 
@@ -131,6 +138,13 @@ class ModelAuthError(ModelError):
     """The model's provider did not accept our credentials; the operator has to look."""
 
     code = "model_auth"
+
+
+class AnswerLimitReachedError(ModelError):
+    """The model's answer is larger than {limit} bytes, which is the limit."""
+
+    code = "answer_limit_reached"
+    retryable = True
 
 
 class UnauthenticatedError(MinutebookError):

@@ -340,6 +340,8 @@ class Limits:
     universal_switches: int = 100
     model_calls: int = 25
     message_bytes: int = 1024 * 1024
+    answer_bytes: int = 16 * 1024 * 1024
+    turn_s: float = 1800.0
     busy_wait_s: float = 5.0
     view_tokens: int = 24_000
     model_timeout_s: float = 120.0

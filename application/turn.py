@@ -50,6 +50,7 @@ class Turn:
         self.by = By(f"user:{row.subject}", row.turn_id)
         self.system = By(SYSTEM, row.turn_id)
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.began = asyncio.get_running_loop().time()
         self.is_cancelled = False
         # What ends listening to a model, while one is listened to.
         self.stop_listening: Callable[[], None] | None = None

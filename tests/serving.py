@@ -19,6 +19,7 @@ import httpx
 from api.bootstrap import House, open_house
 from api.server import Server, listen
 from api.settings import Settings
+from application.ports import LanguageModel
 
 REPOSITORY = Path(__file__).parent.parent
 TERMINAL = ("turn.committed", "turn.failed")
@@ -116,12 +117,16 @@ class Serving:
 
 @asynccontextmanager
 async def serving(database_url: str, **settings: Any) -> AsyncIterator[Serving]:
-    """Serve on a free port of loopback for the length of the block, with a demo model that does not pause."""
+    """Serve on a free port of loopback for the length of the block, with a demo model that does not pause.
+
+    `answering` is asked instead of all models that the settings name.
+    """
+    answering: LanguageModel | None = settings.pop("answering", None)
     given = {"demo_delay_s": 0, "port": 0, "grace_s": 2, **settings}
     read = Settings(_env_file=None, database_url=database_url, **given)
     sock = listen(read.host, read.port)
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
-    async with open_house(read, database_url) as house:
+    async with open_house(read, database_url, answering) as house:
         server = Server(house, read.grace_s)
         task = asyncio.create_task(server._serve(sockets=[sock]))
         async with httpx.AsyncClient(base_url=url, timeout=60) as http:

@@ -48,12 +48,19 @@ class ProviderModels:
     """A language model for every `provider:model` name.
 
     `openai:` speaks the chat completions format, to `base_url` where one is given: any server that speaks the
-    same will do. A provider that is silent for `timeout_s` seconds has not answered in time.
+    same will do. A provider that is silent for `timeout_s` seconds has not answered in time. Beside its text,
+    which whoever listens measures, an answer may hold `answer_bytes` of calls and thoughts.
     """
 
     def __init__(
-        self, *, base_url: str | None = None, api_key: str | None = None, timeout_s: float = 120.0
+        self,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        timeout_s: float = 120.0,
+        answer_bytes: int = 2**24,
     ) -> None:
+        self._answer_bytes = answer_bytes
         self._base_url = base_url
         self._api_key = api_key
         self._timeout_s = timeout_s
@@ -116,9 +123,12 @@ class ProviderModels:
             async with asyncio.timeout(self._timeout_s):
                 stream = await stack.enter_async_context(_open(model, request))
             events = aiter(stream)
+            room = self._answer_bytes
             while event := await self._next(events):
                 if text := _text(event):
                     yield TextDelta(text)
+                elif (room := room - _unsaid_bytes(event)) < 0:
+                    raise errors.AnswerLimitReachedError(limit=self._answer_bytes)
             for chunk in _end(model, stream):
                 yield chunk
 
@@ -212,6 +222,19 @@ def _text(event: object) -> str:
         case messages.PartDeltaEvent(delta=messages.TextPartDelta(content_delta=text)):
             return text
     return ""
+
+
+def _unsaid_bytes(event: object) -> int:
+    """Return how much an event adds to what is kept of an answer until its end: calls, thoughts."""
+    match event:
+        case (
+            messages.PartStartEvent(part=messages.ToolCallPart(args=str(text)))
+            | messages.PartStartEvent(part=messages.ThinkingPart(content=text))
+            | messages.PartDeltaEvent(delta=messages.ToolCallPartDelta(args_delta=str(text)))
+            | messages.PartDeltaEvent(delta=messages.ThinkingPartDelta(content_delta=str(text)))
+        ):
+            return len(text.encode())
+    return 0
 
 
 def _end(model: Model[Any], stream: StreamedResponse) -> Iterator[ModelChunk]:
