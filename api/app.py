@@ -8,8 +8,9 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import Message
 
-from api import amendments, console, errors, feeds, health, origin, reads, schema, streams
+from api import amendments, audit, console, errors, feeds, health, origin, reads, schema, streams
 from application.agents import AgentRoster
+from application.audit import AuditLog
 from application.live import FeedLog, LiveFeed
 from application.ports import Limits, Metrics
 from application.queries import Reads
@@ -28,6 +29,7 @@ class Doors:
     readiness: Callable[[], Awaitable[dict[str, Any]]]
     exposition: Callable[[], Awaitable[tuple[bytes, str]]]
     reads: Reads
+    audit: AuditLog
     roster: AgentRoster
     model_name: str
     identity_header: str | None = None
@@ -47,7 +49,7 @@ def create_app(doors: Doors) -> FastAPI:
     for name, value in vars(doors).items():
         setattr(app.state, name, value)
     errors.install(app)
-    for door in (streams, feeds, reads, amendments, schema, health, origin, console):
+    for door in (streams, feeds, reads, amendments, audit, schema, health, origin, console):
         app.include_router(door.router)
     return app
 

@@ -70,3 +70,12 @@ async def chatting(caller: Caller) -> Identity:
 
 
 Chatter = Annotated[Identity, Depends(chatting)]
+
+
+async def auditing(caller: Caller) -> Identity:
+    """Let through who may see what everybody did."""
+    caller.need("audit")
+    return caller
+
+
+Auditor = Annotated[Identity, Depends(auditing)]

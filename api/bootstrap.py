@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from api.app import Doors, warmed_up
 from api.settings import Settings, SettingsError, read_settings
 from application.agents import AgentRoster
+from application.audit import AuditLog
 from application.errors import StoreUnavailableError
 from application.ids import new_id
 from application.importing import ImportLog
@@ -32,6 +33,7 @@ from infrastructure.models.demo import DemoModel
 from infrastructure.models.router import ModelRouter, ModelSettingError
 from infrastructure.postgres import schema
 from infrastructure.postgres.appender import Appender
+from infrastructure.postgres.audit import PostgresAudit
 from infrastructure.postgres.chunks import PostgresChunks
 from infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from infrastructure.postgres.importing import PostgresImportLog
@@ -46,6 +48,7 @@ from infrastructure.postgres.turns import PostgresTurns
 from infrastructure.postgres.unit_of_work import PostgresUnitOfWork
 from infrastructure.projections.agent_activity import PostgresAgentActivity
 from infrastructure.projections.asking import PostgresCheckpoints
+from infrastructure.projections.catching_up import catch_up
 from infrastructure.projections.conversation_list import PostgresConversationList
 from infrastructure.projections.follow import Projector
 from infrastructure.projections.operating import (
@@ -60,6 +63,7 @@ from infrastructure.projections.operating import (
 )
 from infrastructure.projections.pending_approvals import PostgresApprovals
 from infrastructure.projections.registry import READ_MODELS
+from infrastructure.projections.requests import Requests
 from infrastructure.projections.transcript import PostgresTranscripts
 from infrastructure.projections.usage import PostgresUsage
 from infrastructure.shared_metrics import SHARED_METRICS, forget_worker, new_metrics_folder, shared_metrics
@@ -77,6 +81,7 @@ __all__ = [
     "list_projections",
     "list_turns",
     "new_metrics_folder",
+    "open_audit",
     "open_house",
     "open_import_log",
     "projection_names",
@@ -213,6 +218,7 @@ async def open_house(
             readiness=lambda: _readiness(pool, running),
             exposition=lambda: _exposition(metrics, reads.approvals),
             reads=reads,
+            audit=PostgresAudit(reading, mapper.to_logged),
             roster=roster,
             model_name=settings.model,
             identity_header=settings.identity_header,
@@ -328,3 +334,15 @@ async def open_import_log(url: str) -> AsyncIterator[ImportLog]:
         yield PostgresImportLog(appender, MinutesMapper())
     finally:
         await appender.stop()
+
+
+@asynccontextmanager
+async def open_audit(url: str, *, is_caught_up: bool = False) -> AsyncIterator[AuditLog]:
+    """Open the log for an auditor, for the length of the block; no server needs to run.
+
+    `is_caught_up` first lets the read model of calls and plans get to the head of the log.
+    """
+    if is_caught_up:
+        await catch_up(url, Requests())
+    async with open_pool(url, min_size=0, max_size=2) as pool:
+        yield PostgresAudit(pool, MinutesMapper().to_logged)

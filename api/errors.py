@@ -40,6 +40,7 @@ STATUS: Final[Mapping[str, int]] = {
     "turn_not_retryable": 409,
     "message_too_large": 413,
     "invalid_cursor": 422,
+    "invalid_filter": 422,
     "invalid_message": 422,
     "invalid_plan": 422,
     "answer_limit_reached": 500,

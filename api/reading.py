@@ -72,11 +72,11 @@ def answered(request: Request, position: int, body: Mapping[str, Any]) -> Respon
     The ETag is weak and of all but the position, which moves with every event of anybody: the
     header `Minutebook-Position` says it with both answers.
     """
-    etag = f'W/"{sha256(_encoded(body)).hexdigest()[:32]}"'
+    etag = f'W/"{sha256(encoded(body)).hexdigest()[:32]}"'
     headers = {"ETag": etag, POSITION_HEADER: str(position), "Cache-Control": "private, no-cache"}
     if etag in _candidates(request):
         return Response(status_code=304, headers=headers)
-    return Response(_encoded({**body, "position": position}), 200, headers, media_type="application/json")
+    return Response(encoded({**body, "position": position}), 200, headers, media_type="application/json")
 
 
 def _candidates(request: Request) -> list[str]:
@@ -85,7 +85,8 @@ def _candidates(request: Request) -> list[str]:
     return [tag.strip() for tag in given.split(",")]
 
 
-def _encoded(body: Mapping[str, Any]) -> bytes:
+def encoded(body: Mapping[str, Any]) -> bytes:
+    """Return compact JSON."""
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), default=_plain)
     try:
         return text.encode()

@@ -176,3 +176,9 @@ class PositionNotReachedError(MinutebookError):
 
     code = "position_not_reached"
     retryable = True
+
+
+class InvalidFilterError(MinutebookError):
+    """The filter {name} is not valid: {reason}."""
+
+    code = "invalid_filter"

@@ -8,6 +8,7 @@ from infrastructure.projections.agent_activity import AgentActivity
 from infrastructure.projections.conversation_list import ConversationList
 from infrastructure.projections.pending_approvals import PendingApprovals
 from infrastructure.projections.read_model import ReadModel
+from infrastructure.projections.requests import Requests
 from infrastructure.projections.transcript import Transcript
 from infrastructure.projections.usage import UsageByDay
 
@@ -17,6 +18,7 @@ READ_MODELS: Final[tuple[ReadModel, ...]] = (
     PendingApprovals(),
     AgentActivity(),
     UsageByDay(),
+    Requests(),
 )
 
 

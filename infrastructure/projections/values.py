@@ -9,9 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from domain.agent import Agent
-from domain.aggregate import MinuteEvent, SignedAggregate
-from domain.conversation import Conversation
+from application.audit_filter import EVENT_TYPES
 
 
 def _encoder() -> Callable[[Any], str]:
@@ -28,13 +26,7 @@ _ENCODE: Final = _encoder()
 _ENCODE_ESCAPED: Final = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
-def topics(aggregate: type[SignedAggregate]) -> frozenset[str]:
-    """Return the stored names of an aggregate's events."""
-    kinds = (kind for kind in vars(aggregate).values() if isinstance(kind, type))
-    return frozenset(kind.TOPIC for kind in kinds if issubclass(kind, MinuteEvent) and hasattr(kind, "TOPIC"))
-
-
-EVERY_EVENT: Final = topics(Conversation) | topics(Agent)
+EVERY_EVENT: Final = frozenset(EVENT_TYPES)
 
 
 def owner_of(actor: str) -> str:

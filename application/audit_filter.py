@@ -1,0 +1,175 @@
+"""Which events an auditor wants, and what is wrong with how it was said."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from typing import Any, Final, TypeVar
+
+from application.errors import InvalidFilterError
+from application.protocol import is_id
+from domain.agent import Agent
+from domain.aggregate import MinuteEvent, SignedAggregate
+from domain.conversation import Conversation
+
+MOST: Final = 2**63 - 1
+T = TypeVar("T")
+
+
+def topics(aggregate: type[SignedAggregate]) -> frozenset[str]:
+    """Return the stored names of an aggregate's events."""
+    kinds = (kind for kind in vars(aggregate).values() if isinstance(kind, type))
+    return frozenset(kind.TOPIC for kind in kinds if issubclass(kind, MinuteEvent) and hasattr(kind, "TOPIC"))
+
+
+EVENT_TYPES: Final = tuple(sorted(topics(Conversation) | topics(Agent)))
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """Which events; None or nothing is any. All that is given has to hold.
+
+    `after` and `before` are positions, both left out; `since` is a time that is included, `until` one
+    that is not. `text` is looked for in what the event itself says, in any case.
+    """
+
+    conversation: str | None = None
+    stream: str | None = None
+    types: tuple[str, ...] = ()
+    actor: str | None = None
+    tool: str | None = None
+    turn: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    after: int | None = None
+    before: int | None = None
+    text: str | None = None
+    newest_first: bool = False
+
+
+def event_filter(
+    *,
+    conversation: str | None = None,
+    stream: str | None = None,
+    types: Sequence[str] = (),
+    actor: str | None = None,
+    agent: str | None = None,
+    tool: str | None = None,
+    turn: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    after: int | None = None,
+    before: int | None = None,
+    text: str | None = None,
+    order: str = "asc",
+) -> EventFilter:
+    """Return the filter that these words ask for. Raises `InvalidFilterError`."""
+    wanted = EventFilter(
+        conversation=_checked("conversation", conversation, is_id, "it is no id of a conversation"),
+        stream=_checked("stream", stream, _is_stream, "it reads conversation-<id> or agent-<id>"),
+        types=_types(types),
+        actor=_actor(actor, agent),
+        tool=_text("tool", tool),
+        turn=_checked("turn", turn, is_id, "it is no id of a turn"),
+        since=time_of("from", since),
+        until=time_of("to", until),
+        after=_position("after", after),
+        before=_position("before", before),
+        text=_text("text", text),
+        newest_first=_is_descending(order),
+    )
+    _refuse_empty_ranges(wanted)
+    return wanted
+
+
+def _checked(name: str, given: str | None, is_right: Any, otherwise: str) -> str | None:
+    if given is not None and not is_right(given):
+        raise InvalidFilterError(name=name, reason=otherwise)
+    return given
+
+
+def _is_stream(name: str) -> bool:
+    kind, dash, rest = name.partition("-")
+    return bool(dash) and kind in ("conversation", "agent") and is_id(rest)
+
+
+def _types(globs: Sequence[str]) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    for glob in globs:
+        matching = [name for name in EVENT_TYPES if fnmatchcase(name, glob)]
+        if not matching:
+            reason = (
+                f"no event type is called {glob[:80]!r}; they read as {EVENT_TYPES[1]}, and * is anything"
+            )
+            raise InvalidFilterError(name="type", reason=reason)
+        found |= dict.fromkeys(matching)
+    return tuple(found) if len(found) < len(EVENT_TYPES) else ()
+
+
+def _actor(actor: str | None, agent: str | None) -> str | None:
+    if actor is not None and agent is not None and actor != f"agent:{agent}":
+        raise InvalidFilterError(name="agent", reason="an event has one actor; give actor or agent, not both")
+    given = f"agent:{agent}" if agent is not None else actor
+    if given is not None and not re.fullmatch(r"system|(user|agent):[^\s\x00]+", given):
+        raise InvalidFilterError(name="actor", reason="it reads user:<subject>, agent:<name> or system")
+    return given
+
+
+def _text(name: str, given: str | None) -> str | None:
+    if given is None:
+        return None
+    if not given or "\x00" in given or not given.isprintable():
+        raise InvalidFilterError(name=name, reason="it is a text of one line that is not empty")
+    return given
+
+
+def _position(name: str, given: int | None) -> int | None:
+    if given is not None and not 0 <= given <= MOST:
+        raise InvalidFilterError(name=name, reason="it is a position, a whole number from 0 on")
+    return given
+
+
+def time_of(name: str, given: str | None) -> datetime | None:
+    """Return a time, in UTC where it names no zone. Raises `InvalidFilterError`."""
+    if given is None:
+        return None
+    try:
+        time = datetime.fromisoformat(given)
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        reason = "it is a time as 2026-03-01, 2026-03-01T09:00 or 2026-03-01T09:00:00+01:00"
+        raise InvalidFilterError(name=name, reason=reason) from None
+
+
+def place_of(name: str, given: str) -> int | datetime:
+    """Return a position (a whole number) or a time. Raises `InvalidFilterError`."""
+    if given.isascii() and given.isdigit():
+        return _position(name, int(given[:20])) or 0
+    time = time_of(name, given)
+    assert time is not None  # noqa: S101 (it was given)
+    return time
+
+
+def _is_descending(order: str) -> bool:
+    if order not in ("asc", "desc"):
+        raise InvalidFilterError(name="order", reason="it is asc or desc")
+    return order == "desc"
+
+
+def _refuse_empty_ranges(wanted: EventFilter) -> None:
+    if wanted.since and wanted.until and wanted.since >= wanted.until:
+        raise InvalidFilterError(name="to", reason="it has to be later than from")
+    if wanted.after is not None and wanted.before is not None and wanted.after >= wanted.before - 1:
+        raise InvalidFilterError(name="before", reason="no position lies between after and before")
+
+
+def mentions(value: Any, folded: str) -> bool:
+    """Whether a JSON value says this (casefolded) anywhere: in its texts, its keys or its numbers."""
+    if isinstance(value, str):
+        return folded in value.casefold()
+    if isinstance(value, Mapping):
+        return any(folded in key.casefold() or mentions(item, folded) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return any(mentions(item, folded) for item in value)
+    return value is not None and folded in str(value).casefold()
