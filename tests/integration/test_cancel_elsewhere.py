@@ -1,0 +1,87 @@
+"""A turn stopped through the process that does not run it: its provider is left, what was said is kept."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import httpx
+
+from tests.integration.test_two_processes import Node, begun, stored
+from tests.openai_pieces import Pause, Text
+from tests.openai_server import OpenAIServer
+from tests.serving import Client, ServerProcess
+
+SAID = "What I was about to"
+
+
+@asynccontextmanager
+async def nodes_on(provider: OpenAIServer, database_url: str, folder: Path) -> AsyncIterator[list[Node]]:
+    """Two servers that ask this provider."""
+    model = {"model": "openai:x", "model_base_url": provider.base_url, "model_api_key": "sk-none"}
+    processes = [ServerProcess(folder, database_url=database_url, **model) for _ in range(2)]
+    try:
+        await asyncio.gather(*(asyncio.to_thread(one.start, 0, 60) for one in processes))
+        async with AsyncExitStack() as stack:
+            clients = [httpx.AsyncClient(base_url=one.url, timeout=30) for one in processes]
+            for http in clients:
+                await stack.enter_async_context(http)
+            yield [Node(process, Client(http)) for process, http in zip(processes, clients, strict=True)]
+    finally:
+        for process in processes:
+            await asyncio.to_thread(process.kill)
+
+
+async def test_a_cancel_through_another_process_leaves_the_provider_within_a_second(
+    database_url: str, tmp_path: Path
+) -> None:
+    took = []
+    async with (
+        OpenAIServer(lambda _: [Text(SAID), Pause(60)]) as provider,
+        nodes_on(provider, database_url, tmp_path) as (one, other),
+    ):
+        for turn_id in ("t-1", "t-2", "t-3"):
+            provider.disconnected.clear()
+            async with begun(one, "hi", turn_id=turn_id, conversation_id="c") as stream:
+                began = time.monotonic()
+                cancelling = asyncio.gather(other.cancel(turn_id), other.cancel(turn_id))
+                async with asyncio.timeout(30):
+                    await provider.disconnected.wait()
+                took.append(time.monotonic() - began)
+                first, second = await cancelling
+                assert [frame async for frame in stream][-1].type == "turn.committed"
+            assert first == second == await one.cancel(turn_id)
+            assert first["state"] == "committed"
+            await judge(database_url, turn_id)
+        assert provider.disconnects == len(provider.requests) == 3
+    assert sorted(took)[1] < 1.0, took
+
+
+async def judge(database_url: str, turn_id: str) -> None:
+    """What was said is kept and marked as cut; the turn was stopped once."""
+    rows = await stored(database_url, turn_id)
+    assert [row.type for row in rows][-2:] == [
+        "conversation.assistant_message_sent",
+        "conversation.turn_cancelled",
+    ]
+    assert [row.type for row in rows].count("conversation.turn_cancelled") == 1
+    sent = rows[-2].data
+    assert (sent["content"], sent["truncated"], sent["finish_reason"]) == (SAID, True, "cancelled")
+
+
+async def test_a_watcher_that_leaves_another_process_stops_nothing(database_url: str, tmp_path: Path) -> None:
+    async with (
+        OpenAIServer(lambda _: [Text(SAID), Pause(2), Text(" say")]) as provider,
+        nodes_on(provider, database_url, tmp_path) as (one, other),
+    ):
+        async with (
+            begun(one, "hi", turn_id="t", conversation_id="c"),
+            other.client.http.stream("GET", "/v1/turns/t/stream") as watching,
+        ):
+            assert watching.status_code == 200
+        frames = await other.client.read_turn("t")  # both have gone by now
+        assert frames[-1].type == "turn.committed"
+        assert provider.disconnects == 0
+    (sent,) = [row for row in await stored(database_url, "t") if row.type.endswith("message_sent")]
+    assert sent.data["content"] == f"{SAID} say"
