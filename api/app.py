@@ -8,9 +8,10 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import Message
 
-from api import amendments, audit, console, errors, feeds, health, origin, reads, schema, streams
+from api import amendments, audit, console, errors, exports, feeds, health, origin, reads, schema, streams
 from application.agents import AgentRoster
 from application.audit import AuditLog
+from application.exporting import ExportStreams
 from application.live import FeedLog, LiveFeed
 from application.ports import Limits, Metrics
 from application.queries import Reads
@@ -30,6 +31,7 @@ class Doors:
     exposition: Callable[[], Awaitable[tuple[bytes, str]]]
     reads: Reads
     audit: AuditLog
+    exports: ExportStreams
     roster: AgentRoster
     model_name: str
     identity_header: str | None = None
@@ -49,7 +51,7 @@ def create_app(doors: Doors) -> FastAPI:
     for name, value in vars(doors).items():
         setattr(app.state, name, value)
     errors.install(app)
-    for door in (streams, feeds, reads, amendments, audit, schema, health, origin, console):
+    for door in (streams, feeds, reads, amendments, audit, exports, schema, health, origin, console):
         app.include_router(door.router)
     return app
 

@@ -27,6 +27,13 @@ from application.sharing import Mirrors, Sharer
 from application.turn import Kit
 from application.turns import TurnService
 from infrastructure.agents_file import AgentsFileError, load_agents
+from infrastructure.exports.operating import (
+    Exports,
+    check_export,
+    is_export,
+    restore_export,
+    write_export,
+)
 from infrastructure.metrics import PrometheusMetrics
 from infrastructure.models import build_models
 from infrastructure.models.demo import DemoModel
@@ -75,9 +82,11 @@ __all__ = [
     "Progress",
     "Settings",
     "SettingsError",
+    "check_export",
     "check_settings",
     "database",
     "forget_worker",
+    "is_export",
     "list_projections",
     "list_turns",
     "new_metrics_folder",
@@ -87,8 +96,10 @@ __all__ = [
     "projection_names",
     "read_settings",
     "rebuild_projection",
+    "restore_export",
     "shared_metrics",
     "verify_projection",
+    "write_export",
 ]
 
 READY_S = 2.0  # how long the database may take to answer before it counts as gone
@@ -219,6 +230,7 @@ async def open_house(
             exposition=lambda: _exposition(metrics, reads.approvals),
             reads=reads,
             audit=PostgresAudit(reading, mapper.to_logged),
+            exports=Exports(reading),
             roster=roster,
             model_name=settings.model,
             identity_header=settings.identity_header,

@@ -12,7 +12,7 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from api.bootstrap import SettingsError, database, open_import_log, read_settings
+from api.bootstrap import SettingsError, database, is_export, open_import_log, read_settings, restore_export
 from application.importing import Importing, ImportLog, read_chats
 from domain.errors import MinutebookError
 
@@ -29,9 +29,15 @@ def import_conversations(
 ) -> None:
     """Import conversations: `{"id"?, "messages": [{"role", "content", …}]}`, as OpenAI's chats have them.
 
+    A file that `minutebook audit export` wrote as NDJSON becomes the log of an empty store, whole or not at
+    all; `--subject` and `--agent` do not count then.
+
     Each conversation is stored whole or not at all. Importing the same file again adds nothing. What
     cannot be read is reported with its number, and the rest is imported; the exit code is then 1.
     """
+    if is_export(file):
+        _restore(file, as_json)
+        return
     text = _read(file)
     counts = {"imported": 0, "already_there": 0, "bad": 0, "events": 0}
     with database(read_settings()) as url, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -46,6 +52,19 @@ def import_conversations(
         )
     if counts["bad"]:
         raise typer.Exit(1)
+
+
+def _restore(file: Path, as_json: bool) -> None:
+    columns = (TextColumn("taking in"), BarColumn(), TextColumn("{task.fields[events]:,} events"))
+    with (
+        database(read_settings()) as url,
+        Progress(*columns, console=Console(stderr=True), transient=True) as progress,
+    ):
+        bar = progress.add_task("", events=0)
+        count = restore_export(
+            url, file, lambda events, at, of: progress.update(bar, events=events, completed=at, total=of)
+        )
+    print(json.dumps({"restored": count}) if as_json else f"{count:,} events, as they were exported.")
 
 
 def _read(file: Path) -> bytes:

@@ -1,7 +1,6 @@
 """`minutebook rebuild` and `minutebook projections`: the read models, built anew, compared and listed."""
 
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from api.bootstrap import (
     verify_projection,
 )
 from api.bootstrap import Progress as Step
+from api.interrupting import until_interrupted
 from domain.errors import MinutebookError
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for scripts.")]
@@ -67,7 +67,7 @@ def rebuild(
     Ctrl-C stops it; the same command then goes on where it was. `--verify` changes nothing, and ends with
     exit code 1 where a row is not what the log says.
     """
-    with database(read_settings()) as url, _until_interrupted() as is_cancelled:
+    with database(read_settings()) as url, until_interrupted() as is_cancelled:
         try:
             for name in projection_names(names or []):
                 with _bar(name, as_json) as show:
@@ -126,20 +126,6 @@ def _what_differs(it: Difference) -> str:
 
 def _say(told: dict[str, Any], sentence: str, as_json: bool, file: Any = None) -> None:
     print(json.dumps(told) if as_json else sentence, file=None if as_json else file, flush=True)
-
-
-@contextmanager
-def _until_interrupted() -> Iterator[Callable[[], bool]]:
-    """Let Ctrl-C and a kind kill end the work at hand cleanly."""
-    asked: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, lambda received, _: asked.append(received))
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import append, feeds, long_conversation, reads, rebuild, rebuild_load, turn
+from tests.benchmarks import append, audit, feeds, long_conversation, reads, rebuild, rebuild_load, turn
 from tests.benchmarks.processes import PEERS_PYTHON, REPOSITORY
 
 Row = tuple[str, str, str, str]
@@ -48,6 +48,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[], list[Row]], Callable[[], list[Row]
         reads.run,
         lambda: reads.run(conversations=2_000, times=20),
     ),
+    "audit": ("Audit", audit.run, lambda: audit.run(events=20_000)),
     "feeds": (
         "Live feeds",
         feeds.run,

@@ -1,0 +1,146 @@
+"""`minutebook audit export` and `audit verify-export`: the log as files, and what they are worth."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from api.bootstrap import SettingsError, check_export, database, read_settings, write_export
+from api.interrupting import until_interrupted
+from application.exporting import FORMATS, Checked, ExportStep, Format, Manifest, selected
+
+INTERRUPTED = 130
+JSON_PAUSE_S = 1.0  # between two lines of progress for a script
+
+Json = Annotated[bool, typer.Option("--json", help="JSON, an object a line, for scripts.")]
+From = Annotated[str | None, typer.Option("--from", help="The first position, or the first moment.")]
+Until = Annotated[
+    str | None, typer.Option("--until", help="The last position, or the first moment that is too late.")
+]
+Conversation = Annotated[str | None, typer.Option(help="Only the events of this conversation.")]
+Types = Annotated[
+    list[str] | None, typer.Option("--type", help="Only events of this type; `*` stands for anything.")
+]
+To = Annotated[Path, typer.Option("--to", help="The file to write; FILE.manifest.json comes beside it.")]
+
+
+def register(audit: typer.Typer) -> None:
+    """Add the commands."""
+    audit.command()(export)
+    audit.command("verify-export")(verify_export)
+
+
+def export(
+    to: To,
+    form: Annotated[str, typer.Option("--format", help="ndjson, csv or parquet")] = "ndjson",
+    from_place: From = None,
+    until_place: Until = None,
+    conversation: Conversation = None,
+    types: Types = None,
+    as_json: Json = False,
+) -> None:
+    """Export events to a file, with a manifest that says what is in it.
+
+    Ctrl-C stops it; the same command then goes on where it was, also after a crash. NDJSON holds the stored
+    bytes too: `minutebook import` takes such a file into an empty store.
+    """
+    selection = selected(from_place, until_place, conversation, types or ())
+    with (
+        database(read_settings()) as url,
+        until_interrupted() as is_cancelled,
+        _bar("exporting", as_json) as show,
+    ):
+        written = write_export(url, selection, _form(form), to, _steps(show), is_cancelled)
+    if written is None:
+        _say({"phase": "interrupted"}, "Stopped; run it again to go on.", as_json)
+        sys.exit(INTERRUPTED)
+    told = {"phase": "written", **_told(written)}
+    _say(told, f"{to}: {written.count:,} events, positions {written.first} to {written.last}.", as_json)
+
+
+def _form(given: str) -> Format:
+    for form in FORMATS:
+        if form == given:
+            return form
+    raise SettingsError(f"There is no format {given}; there are {', '.join(FORMATS)}.")
+
+
+def _told(manifest: Manifest) -> dict[str, Any]:
+    told = {name: value for name, value in manifest.as_json().items() if name != "chunks"}
+    return {**told, "chunks": len(manifest.chunks)}
+
+
+def verify_export(
+    manifest: Annotated[Path, typer.Argument(help="FILE.manifest.json; the export has to be beside it.")],
+    as_json: Json = False,
+) -> None:
+    """Check an export with nothing but its manifest: exit code 0 where every byte is as it was written.
+
+    Otherwise the first chunk that is not is named, with its positions, and the exit code is 1.
+    """
+    with _bar("checking", as_json) as show:
+        found = check_export(manifest, lambda at, of: show("checking", at, of, 0))
+    _say(vars(found) | {"ok": found.reason is None}, _sentence(found), as_json)
+    if found.reason is not None:
+        sys.exit(1)
+
+
+def _sentence(found: Checked) -> str:
+    if found.reason is None:
+        return f"{found.count:,} events, positions {found.first} to {found.last}: as they were exported."
+    if found.chunk is None:
+        return f"{found.manifest}: {found.reason}."
+    return f"Chunk {found.chunk} (positions {found.first} to {found.last}): {found.reason}."
+
+
+# --- saying it ------------------------------------------------------------------------------------
+
+Show = Callable[[str, int, int, int], None]  # what is done, how far, of how much, where it began
+
+
+def _steps(show: Show) -> Callable[[ExportStep], None]:
+    return lambda step: show(step.phase, step.position, step.target, step.started_at)
+
+
+def _say(told: dict[str, Any], sentence: str, as_json: bool) -> None:
+    print(json.dumps(told) if as_json else sentence, flush=True)
+
+
+@contextmanager
+def _bar(what: str, as_json: bool) -> Iterator[Show]:
+    """Give what shows each step: a bar, or a line of JSON now and then."""
+    began = time.monotonic()
+    if as_json:
+        yield _JsonLines()
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, said="")
+
+        def show(phase: str, at: int, target: int, started_at: int) -> None:
+            rate = (at - started_at) / max(time.monotonic() - began, 0.001)
+            left = f", {(target - at) / rate:.0f} s to go" if rate > 0 else ""
+            said = f"{at:,} of {target:,}, {rate:,.0f}/s{left}"
+            progress.update(task, description=phase, completed=at, total=max(target, 1), said=said)
+
+        yield show
+
+
+class _JsonLines:
+    """Progress for a script: a line a second."""
+
+    def __init__(self) -> None:
+        self._told_at = 0.0
+
+    def __call__(self, phase: str, at: int, target: int, started_at: int) -> None:
+        if time.monotonic() - self._told_at >= JSON_PAUSE_S:
+            self._told_at = time.monotonic()
+            told = {"phase": phase, "at": at, "target": target, "started_at": started_at}
+            print(json.dumps(told), flush=True)

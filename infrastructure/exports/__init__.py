@@ -1,0 +1,1 @@
+"""The log as files: written, checked without a database, and taken in again."""

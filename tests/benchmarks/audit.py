@@ -1,0 +1,118 @@
+"""What an auditor waits for: `python -m tests.benchmarks.audit [EVENTS]`.
+
+In a log of the recorded conversations, copied over and over into hundreds of thousands. An export of
+1,000,000 events runs in a process of its own; beside its rate stands that of a bare COPY of the same columns
+to nowhere, and its memory is compared with that of an export of 100,000.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psycopg
+
+from infrastructure.exports.operating import check_export, restore_export
+from infrastructure.postgres.embedded import EmbeddedPostgres
+from infrastructure.postgres.schema import migrate
+from tests.benchmarks.audit_log import fill
+from tests.benchmarks.processes import REPOSITORY
+
+Row = tuple[str, str, str, str]
+FORMS = ("ndjson", "csv", "parquet")
+EXPORTED = 1_000_000
+FEW = 100_000
+MOST_GROWN_MIB = 64
+_EXPORT = r"""
+import json, re, sys, time
+from pathlib import Path
+from application.exporting import Selection
+from infrastructure.exports.operating import write_export
+
+url, form, file, last = sys.argv[1:]
+began = time.monotonic()
+done = write_export(url, Selection(last=int(last)), form, Path(file), lambda _: None, lambda: False)
+took = time.monotonic() - began
+# Of this program alone; getrusage begins with what the process had before it.
+mib = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+print(json.dumps({"rate": done.count / took, "mib": mib, "bytes": done.bytes / done.count}))
+"""
+_COLUMNS = "position, stream, version, type, conversation, turn, actor, recorded_at, data"
+
+
+def exported(url: str, form: str, file: Path, last: int) -> dict[str, float]:
+    """Export the first events in a process of its own; returns events a second, MiB and bytes an event."""
+    command = [sys.executable, "-c", _EXPORT, url, form, str(file), str(last)]
+    done = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    measured: dict[str, float] = json.loads(done.stdout)
+    return measured
+
+
+def copied(url: str, last: int) -> float:
+    """Return at how many events a second PostgreSQL gives them away."""
+    began = time.monotonic()
+    with psycopg.connect(url) as connection:
+        statement = f"COPY (SELECT {_COLUMNS} FROM log WHERE position <= {last} ORDER BY position) TO STDOUT"
+        with connection.cursor().copy(f"{statement} (FORMAT binary)".encode()) as copy:
+            for _ in copy:
+                pass
+    return last / (time.monotonic() - began)
+
+
+def exports(url: str, folder: Path, events: int) -> list[Row]:
+    """Measure the exports, the check of one and its way back into an empty store."""
+    last, few = min(events, EXPORTED), min(events, FEW)
+    limit = copied(url, last)
+    rows: list[Row] = [("a bare COPY of the same events to nowhere", f"{limit:,.0f} events/s", "", "")]
+    for form in FORMS:
+        small = exported(url, form, folder / f"small.{form}", few)
+        large = exported(url, form, folder / f"large.{form}", last)
+        figure = f"{large['rate']:,.0f} events/s, {large['bytes']:.0f} bytes each"
+        rows.append((f"export of {last:,} as {form}", figure, f"{large['rate'] / limit:.2f}", ""))
+        grown = large["mib"] - small["mib"]
+        figure = f"{large['mib']:.0f} MiB, and {small['mib']:.0f} MiB for {few:,}"
+        rows.append(
+            ("its memory; the ratio is the growth", figure, f"{grown:.0f}", f"at most {MOST_GROWN_MIB}")
+        )
+    return [*rows, *checked(folder / "large.ndjson"), *taken_in(url, folder / "large.ndjson")]
+
+
+def checked(file: Path) -> Sequence[Row]:
+    """Measure the check of an export by its manifest."""
+    began = time.monotonic()
+    found = check_export(file.with_name(f"{file.name}.manifest.json"), lambda _, __: None)
+    assert found.reason is None
+    rate = found.bytes / 2**20 / (time.monotonic() - began)
+    return [("the check of the NDJSON by its manifest", f"{rate:,.0f} MiB/s", "", "")]
+
+
+def taken_in(url: str, file: Path) -> Sequence[Row]:
+    """Measure the way of an export into an empty database beside the full one."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE restored")
+    empty = url.replace("/minutebook?", "/restored?")
+    migrate(empty)
+    began = time.monotonic()
+    count = restore_export(empty, file, lambda _, __, ___: None)
+    rate = count / (time.monotonic() - began)
+    return [("the NDJSON taken into an empty store", f"{rate:,.0f} events/s", "", "")]
+
+
+def run(events: int = 1_000_000) -> list[Row]:
+    """Fill a database and measure; returns (what, figure, ratio, target) rows."""
+    with TemporaryDirectory(prefix="minutebook-bench-") as name, EmbeddedPostgres(Path(name)) as server:
+        url = server.start()
+        migrate(url)
+        began = time.monotonic()
+        made = fill(url, events)
+        took = time.monotonic() - began
+        rows: list[Row] = [("the log", f"{made:,} events, made in {took:.0f} s", "", "")]
+        return [*rows, *exports(url, Path(name), made)]
+
+
+if __name__ == "__main__":
+    for row in run(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000):
+        print(" | ".join(row))

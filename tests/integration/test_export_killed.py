@@ -1,0 +1,130 @@
+"""An export that is stopped at any moment goes on where it was, and needs no more memory for a longer log."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infrastructure.exports.operating import check_export
+from infrastructure.exports.selecting import WINDOW
+from infrastructure.exports.state import State
+from tests.command_line import environment
+from tests.exported import fill, manifest_of
+from tests.serving import REPOSITORY
+
+EVENTS = 3 * WINDOW + 10
+# Exports so many events, then all, and says by how many KiB the process has grown meanwhile. (`getrusage`
+# begins with what a process had before it became this program.)
+GROWN = r"""
+import re, sys
+from pathlib import Path
+from application.exporting import Selection
+from infrastructure.exports.operating import write_export
+
+def export(last, name):
+    write_export(sys.argv[1], Selection(last=last), sys.argv[2], Path(name), lambda _: None, lambda: False)
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+small = export(int(sys.argv[3]), "small")
+print(export(None, "large") - small)
+"""
+
+
+def started(folder: Path, url: str, form: str) -> subprocess.Popen[bytes]:
+    arguments = [sys.executable, "-m", "api", "audit", "export", "--to", "log", "--format", form]
+    quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    return subprocess.Popen(arguments, cwd=folder, env=environment({"database_url": url}), **quiet)
+
+
+def written_chunks(folder: Path) -> int:
+    state = folder / "log.part" / "state"
+    return state.read_bytes().count(b"\n") if state.exists() else 0
+
+
+def ended(process: subprocess.Popen[bytes]) -> tuple[int, str]:
+    """Wait until it ends by itself; returns its exit code and what it complained about."""
+    _, said = process.communicate(timeout=100)
+    return process.returncode, said.decode()
+
+
+def stopped(folder: Path, url: str, form: str, how: signal.Signals) -> int:
+    """Let the export go on until one more chunk is on the disk, and stop it; returns its exit code."""
+    before = max(written_chunks(folder), 1)
+    process = started(folder, url, form)
+    deadline = time.monotonic() + 60
+    while process.poll() is None and written_chunks(folder) <= before:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(how)
+    return ended(process)[0]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("form", ["ndjson", "parquet"])
+def test_a_stopped_export_goes_on_and_is_the_same_in_the_end(
+    form: str, how: signal.Signals, database_url: str, tmp_path: Path
+) -> None:
+    fill(database_url, EVENTS)
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    for folder in (broken, whole):
+        folder.mkdir()
+    codes = {stopped(broken, database_url, form, how) for _ in range(2)}
+    assert codes == {-how if how == signal.SIGKILL else 130}, "it was never stopped"
+    assert ended(started(broken, database_url, form))[0] == 0
+    assert ended(started(whole, database_url, form))[0] == 0
+    assert (broken / "log").read_bytes() == (whole / "log").read_bytes()
+    assert {**manifest_of(broken / "log"), "created_at": ""} == {
+        **manifest_of(whole / "log"),
+        "created_at": "",
+    }
+    assert check_export(broken / "log.manifest.json", lambda _, __: None).reason is None
+    assert sorted(path.name for path in broken.iterdir()) == ["log", "log.manifest.json"]
+
+
+def test_what_is_written_meanwhile_is_not_in_an_export_that_goes_on(
+    database_url: str, tmp_path: Path
+) -> None:
+    fill(database_url, EVENTS)
+    stopped(tmp_path, database_url, "csv", signal.SIGKILL)
+    fill(database_url, 50, EVENTS)
+    assert ended(started(tmp_path, database_url, "csv"))[0] == 0
+    assert (manifest_of(tmp_path / "log")["last"], manifest_of(tmp_path / "log")["count"]) == (EVENTS, EVENTS)
+
+
+def test_half_a_chunk_and_half_a_line_of_the_state_are_cut_off(database_url: str, tmp_path: Path) -> None:
+    fill(database_url, EVENTS)
+    stopped(tmp_path, database_url, "csv", signal.SIGKILL)
+    with (tmp_path / "log.part" / "data").open("ab") as data:
+        data.write(b"half a line")
+    with (tmp_path / "log.part" / "state").open("ab") as state:
+        state.write(b'{"first": 2')
+    assert ended(started(tmp_path, database_url, "csv"))[0] == 0
+    assert check_export(tmp_path / "log.manifest.json", lambda _, __: None).reason is None
+    lines = (tmp_path / "log").read_bytes().splitlines()
+    assert [int(line.split(b",")[0]) for line in lines[1:]] == list(range(1, EVENTS + 1))
+
+
+def test_an_export_with_other_options_does_not_go_on(database_url: str, tmp_path: Path) -> None:
+    fill(database_url, EVENTS)
+    stopped(tmp_path, database_url, "csv", signal.SIGKILL)
+    with State.held(tmp_path / "log.part"):  # as long as somebody writes there, nobody else does
+        code, said = ended(started(tmp_path, database_url, "csv"))
+    assert (code, "another process is writing" in said) == (1, True)
+    code, said = ended(started(tmp_path, database_url, "ndjson"))
+    assert (code, "was begun with other options" in said) == (1, True)
+
+
+@pytest.mark.parametrize("form", ["ndjson", "csv", "parquet"])
+def test_five_times_the_events_take_no_more_memory(form: str, database_url: str, tmp_path: Path) -> None:
+    fill(database_url, 5 * WINDOW)
+    code = [sys.executable, "-c", GROWN, database_url, form, str(WINDOW)]
+    settings = {**environment({}), "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        code, cwd=tmp_path, env=settings, capture_output=True, text=True, check=True, timeout=110
+    )
+    assert (tmp_path / "large").stat().st_size > 4 * (tmp_path / "small").stat().st_size
+    assert int(done.stdout) < 40 * 1024
