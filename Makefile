@@ -20,6 +20,8 @@ help: ## Show this list.
 run: $(VENV)/.runtime ## Install what is needed, start Minutebook with its own PostgreSQL, and say where it listens.
 	@trap : INT; $(BIN)/minutebook serve $(ARGS); status=$$?; [ $$status -eq 130 ] || exit $$status
 
+# Hundreds of processes start in the tests: none has to compile what another has compiled.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: check ## Run every check and every test against a real PostgreSQL, and show the branch coverage.
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report=term $(ARGS)
 

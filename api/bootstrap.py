@@ -6,12 +6,10 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
-from fastapi import FastAPI
 
-from api.app import Doors, warmed_up
 from api.settings import Settings, SettingsError, read_settings
 from application.agents import AgentRoster
 from application.audit import AuditLog
@@ -75,6 +73,9 @@ from infrastructure.projections.transcript import PostgresTranscripts
 from infrastructure.projections.usage import PostgresUsage
 from infrastructure.shared_metrics import SHARED_METRICS, forget_worker, new_metrics_folder, shared_metrics
 
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
 __all__ = [
     "SHARED_METRICS",
     "Difference",
@@ -109,7 +110,7 @@ READY_S = 2.0  # how long the database may take to answer before it counts as go
 class House:
     """A running service: its application, and what a shutdown has to end."""
 
-    app: FastAPI
+    app: "FastAPI"
     running: Running
     live: LiveFeed
     node: str
@@ -182,6 +183,8 @@ async def open_house(
 
     `model` answers instead of all those that the settings and the agents name.
     """
+    from api.app import Doors, warmed_up  # a third of the start, and of no use to any other command
+
     node = f"{socket.gethostname()}:{os.getpid()}:{new_id()[-12:]}"
     metrics = PrometheusMetrics()
     roster = _roster(settings)

@@ -24,8 +24,6 @@ from api.bootstrap import (
     list_turns,
     read_settings,
 )
-from api.server import listen, serve_house
-from api.workers import serve_workers
 from domain.errors import MinutebookError
 
 cli = typer.Typer(
@@ -90,6 +88,8 @@ def serve(
     settings = read_settings({**given, "workers": workers})
     log_output.configure(settings.log_level)
     check_settings(settings)
+    from api.server import listen  # it takes a moment, which no wrong setting has to wait for
+
     sock = listen(settings.host, settings.port)
     port_taken = sock.getsockname()[1]
     with sock, database(settings) as url:
@@ -98,6 +98,9 @@ def serve(
 
 
 def _serve(settings: Settings, url: str, sock: socket.socket, on_ready: Callable[[], None]) -> None:
+    from api.server import serve_house
+    from api.workers import serve_workers
+
     if settings.workers > 1:
         serve_workers(settings, sock, on_ready)
         signal.signal(signal.SIGTERM, _leave)  # its loop has put back the one that leaves nothing in order

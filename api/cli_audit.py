@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from api.bootstrap import database, open_audit, read_settings
-from api.reading import encoded
 from application.audit import EventPage, event_said, every_page
 from application.audit_filter import EventFilter, event_filter
 from application.queries import Answer
@@ -116,4 +115,6 @@ def brief(value: Any) -> str:
 
 def say(told: Any) -> None:
     """Print one line of JSON."""
+    from api.reading import encoded  # with it comes the web framework
+
     print(encoded(told).decode(), flush=False)

@@ -57,7 +57,7 @@ async def test_a_connection_that_died_in_the_pool_hurts_nobody(log: PostgresLog,
     await log.head()
     query(
         database_url,
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"  # waits until it is gone
         " WHERE application_name = 'minutebook' AND datname = current_database()",
     )
     assert await log.head() == 0
