@@ -20,7 +20,17 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import append, audit, feeds, long_conversation, reads, rebuild, rebuild_load, turn
+from tests.benchmarks import (
+    append,
+    audit,
+    feeds,
+    long_conversation,
+    reads,
+    rebuild,
+    rebuild_load,
+    turn,
+    words,
+)
 from tests.benchmarks.processes import PEERS_PYTHON, REPOSITORY
 
 Row = tuple[str, str, str, str]
@@ -53,6 +63,11 @@ BENCHMARKS: dict[str, tuple[str, Callable[[], list[Row]], Callable[[], list[Row]
         "Live feeds",
         feeds.run,
         lambda: feeds.run(idle=500, seconds=2, events=50, rounds=1),
+    ),
+    "words": (
+        "A model's words through another process",
+        words.run,
+        lambda: words.run(turns=2, words=40),
     ),
 }
 console = Console(width=None if sys.stdout.isatty() else 150)
