@@ -1,4 +1,4 @@
-"""Rows as the lines of a COPY, column by column: most values need no more than to be joined."""
+"""Rows as the lines of a COPY, many at a time: what is done once for all of them costs each a little."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -7,11 +7,16 @@ from typing import Any, Final
 
 from infrastructure.projections.read_model import Row
 
-Write = Callable[[Sequence[Any]], Iterable[str]]  # the values of a column, as they stand in their lines
+Write = Callable[[Sequence[Any]], Sequence[str]]  # the values of a column as texts
 
-_LINES: Final = 1_000  # rows written together
+_LINES: Final = 100  # rows written together: few enough for a processor to have them at hand
 _NULL: Final = "\\N"
-_SPECIAL: Final = ("\\", "\n", "\t", "\r")
+_ESCAPES: Final = (("\\", "\\\\"), ("\n", "\\n"), ("\t", "\\t"), ("\r", "\\r"))
+# They stand for the end of a value, the end of a row and NULL until all that is special is escaped. The first
+# is what PostgreSQL has in no text.
+_VALUE, _ROW, _NONE = "\0", "\x1e", "\x1d"
+_MARKS: Final = {_VALUE.encode(): b"\t", _ROW.encode(): b"\n", _NONE.encode(): _NULL.encode()}
+_REPLACED: Final = (*((old.encode(), new.encode()) for old, new in _ESCAPES), *_MARKS.items())
 
 
 class Lines:
@@ -25,9 +30,9 @@ class Lines:
         """Return the lines, many at a time."""
         values = map(self._values, rows)
         while some := list(islice(values, _LINES)):
-            columns = zip(*some, strict=True)
-            written = [write(column) for write, column in zip(self._writes, columns, strict=True)]
-            yield ("\n".join(map("\t".join, zip(*written, strict=True))) + "\n").encode()
+            columns = list(zip(*some, strict=True))
+            texts = [write(column) for write, column in zip(self._writes, columns, strict=True)]
+            yield _together(columns, texts) or _one_by_one(columns, texts)
 
 
 def _only(name: str) -> Callable[[Row], tuple[Any]]:
@@ -39,24 +44,41 @@ def writer(kind: str) -> Write | None:
     return _WRITERS.get(kind)
 
 
-def _texts(column: Sequence[str | None]) -> Iterable[str]:
+def _together(columns: Sequence[Sequence[Any]], texts: Sequence[Sequence[str]]) -> bytes | None:
+    """Return the lines, None where a text has in it what PostgreSQL does not take, or one of the marks."""
+    try:
+        lines = (_ROW.join(map(_VALUE.join, zip(*texts, strict=True))) + _ROW).encode()
+    except UnicodeEncodeError:
+        return None
+    rows, nulls = len(columns[0]), sum(column.count(None) for column in columns)
+    counts = zip(_MARKS, (rows * (len(columns) - 1), rows, nulls), strict=True)
+    if any(lines.count(mark) != count for mark, count in counts):
+        return None
+    for special, written in _REPLACED:
+        lines = lines.replace(special, written)
+    return lines
+
+
+def _one_by_one(columns: Sequence[Sequence[Any]], texts: Sequence[Sequence[str]]) -> bytes:
+    written = [
+        [_NULL if value is None else _escaped(text) for value, text in zip(*column, strict=True)]
+        for column in zip(columns, texts, strict=True)
+    ]
+    return ("\n".join(map("\t".join, zip(*written, strict=True))) + "\n").encode()
+
+
+def _texts(column: Sequence[str | None]) -> Sequence[str]:
     if None in column:
-        return [_NULL if text is None else _escaped(text) for text in column]
-    whole = "".join(column)  # type: ignore[arg-type] # there is no None in it
-    if whole.isascii() and "\0" not in whole and not any(mark in whole for mark in _SPECIAL):
-        return column  # type: ignore[return-value]
-    return map(_escaped, column)  # type: ignore[arg-type]
+        return [_NONE if text is None else text for text in column]
+    return column  # type: ignore[return-value] # there is no None in it
 
 
 def _escaped(text: str) -> str:
     text = cleaned(text)
-    if "\\" in text:
-        text = text.replace("\\", "\\\\")
-    if "\n" in text:
-        text = text.replace("\n", "\\n")
-    if "\t" in text:
-        text = text.replace("\t", "\\t")
-    return text.replace("\r", "\\r") if "\r" in text else text
+    for special, written in _ESCAPES:
+        if special in text:
+            text = text.replace(special, written)
+    return text
 
 
 def cleaned(text: str) -> str:
@@ -66,11 +88,11 @@ def cleaned(text: str) -> str:
     return text.replace("\0", "\ufffd").encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
-def _plain(column: Sequence[Any]) -> Iterable[str]:
+def _plain(column: Sequence[Any]) -> Sequence[str]:
     """Write numbers and times, in whose texts nothing is special."""
     if None in column:
-        return [_NULL if value is None else str(value) for value in column]
-    return map(str, column)
+        return [_NONE if value is None else str(value) for value in column]
+    return list(map(str, column))
 
 
 _WRITERS: Final[Mapping[str, Write]] = {
@@ -78,6 +100,7 @@ _WRITERS: Final[Mapping[str, Write]] = {
     "BIGINT": _plain,
     "INT": _plain,
     "INTEGER": _plain,
+    "INT[]": _texts,
     "BOOLEAN": _plain,
     "TIMESTAMPTZ": _plain,
 }

@@ -1,4 +1,4 @@
-"""The log as the folds read it: in pages while following it, as a stream of COPY while rebuilding."""
+"""The log as the folds read it: in pages while following it, as one stream while rebuilding."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,14 +9,13 @@ from typing import Any, Final, cast
 
 import psycopg
 from eventsourcing.utils import resolve_topic
-from psycopg import sql
+from psycopg import capabilities, sql
 
 from application.ports import LoggedEvent
 from infrastructure.postgres.log import Row
 from infrastructure.postgres.mapper import MinutesMapper
 
 COLUMNS: Final = "position, stream, version, type, conversation, turn, actor, recorded_at, data"
-_TYPES: Final = ("int8", "text", "int4", "text", "text", "text", "text", "timestamptz", "bytea")
 # At most so many events, and of big ones only as many as it takes to pass so many bytes.
 _PAGE: Final = f"""
     SELECT {COLUMNS} FROM (
@@ -25,10 +24,12 @@ _PAGE: Final = f"""
                  WHERE position > %s AND position <= %s ORDER BY position LIMIT %s) AS l
     ) AS sized WHERE before < %s ORDER BY position"""
 _RANGE: Final = f"""
-    COPY (SELECT {COLUMNS} FROM log
-           WHERE position > {{first}} AND position <= {{last}} AND type IN ({{types}})
-             AND (hashtext(conversation) & 2147483647) % {{parts}} = {{part}}
-           ORDER BY position) TO STDOUT (FORMAT binary)"""
+    SELECT {COLUMNS} FROM log
+     WHERE position > {{first}} AND position <= {{last}} AND type IN ({{types}})
+       AND (hashtext(conversation) & 2147483647) % {{parts}} = {{part}}
+     ORDER BY position"""
+# Rows that come together, and are read twice as fast as the same from a COPY, one by one.
+_TOGETHER: Final = 100 if capabilities.has_stream_chunked() else 1
 PAGE_EVENTS: Final = 500
 _PAGE_BYTES: Final = 4 * 1024 * 1024
 _NO_LIMIT: Final = 2**63 - 1
@@ -42,8 +43,8 @@ class StoredEvent:
     """A `LoggedEvent` that decodes its data when somebody asks for it, once."""
 
     __slots__ = (
-        "_data", "actor", "conversation_id", "position", "raw", "recorded_at", "stream", "turn_id", "type",
-        "version",
+        "_data", "_text", "actor", "conversation_id", "position", "raw", "recorded_at", "stream", "turn_id",
+        "type", "version",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +69,7 @@ class StoredEvent:
         self.recorded_at = recorded_at
         self.raw = raw
         self._data: Mapping[str, Any] | None = None
+        self._text: str | None = None
 
     @property
     def data(self) -> Mapping[str, Any]:
@@ -76,8 +78,15 @@ class StoredEvent:
             self._data = self._decoded()
         return self._data
 
+    @property
+    def text(self) -> str:
+        """The JSON that `data` is decoded from, in the shape it had when it was stored."""
+        if self._text is None:
+            self._text = self.raw.decode()
+        return self._text
+
     def _decoded(self) -> Mapping[str, Any]:
-        data: dict[str, Any] = _scan(self.raw.decode(), 0)[0]
+        data: dict[str, Any] = _scan(self.text, 0)[0]
         if data.pop("class_version", 1) == _present_version(self.type):
             return data
         row = Row(
@@ -130,10 +139,8 @@ def read_range(
         part=sql.Literal(part),
         parts=sql.Literal(parts),
     )
-    with connection.cursor().copy(statement) as copy:
-        copy.set_types(_TYPES)
-        for values in copy.rows():
-            yield _event(*values)
+    for values in connection.cursor(binary=True).stream(statement, size=_TOGETHER):
+        yield _event(*values)
 
 
 def head_of(connection: psycopg.Connection) -> int:

@@ -8,12 +8,11 @@ from application.queries import Answer, Entry, Hit, Page, Piece, Range, page_of
 from infrastructure.postgres.pool import Pool
 from infrastructure.projections.asking import Asker, conditions
 from infrastructure.projections.read_model import Row, RowKey, Rows, Table
+from infrastructure.projections.splicing import answered_call, members, quoted, request_of, result_of
 from infrastructure.projections.values import from_json, named, owner_of, plain_text, to_json
+from infrastructure.projections.words import SEARCHED, numbers_of, wanted
 
 Data = Mapping[str, Any]
-
-# As much of a text is searched: a tsvector holds a megabyte, and a text may be as large.
-_WORDS: Final = "to_tsvector('simple', left(text, 50000))"
 
 TRANSCRIPTS: Final = Table(
     name="read_transcripts", columns={"conversation": "text", "owner": "text"}, key=("conversation",)
@@ -35,14 +34,13 @@ ENTRIES: Final = Table(
         "status": "text",
         "decision": "text",  # JSON, as the outcome: what a later event says, who signs it and when
         "outcome": "text",
+        "words": "int[]",  # of the text, as numbers: see words.py
     },
     key=("conversation", "entry"),
     indexes=(
         "(conversation, position)",
         "(owner, position) WHERE text IS NOT NULL",
-        # Of all rows: the planner knows how common a word is from a whole index only, and must know, to
-        # look a rare word up here and to walk back along the owner's entries for a common one.
-        f"USING gin ({_WORDS})",
+        "USING gin (words)",
     ),
 )
 
@@ -51,7 +49,7 @@ class Transcript:
     """One row an entry. Its position is that of its first event, which orders the transcript."""
 
     name: ClassVar[str] = "transcript"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     tables: ClassVar[tuple[Table, ...]] = (TRANSCRIPTS, ENTRIES)
     types: ClassVar[frozenset[str]]
 
@@ -59,7 +57,7 @@ class Transcript:
         """Return the row that knows the owner, and the entry where the event is about an earlier one."""
         yield TRANSCRIPTS.name, (event.conversation_id,)
         if about := _LATER.get(event.type):
-            yield ENTRIES.name, (event.conversation_id, about[0](event.data))
+            yield ENTRIES.name, (event.conversation_id, about[0](event))
 
     def fold(self, rows: Rows, event: LoggedEvent) -> None:
         """Add an entry, or let one know what became of it."""
@@ -73,10 +71,9 @@ class Transcript:
 
 
 def _add(rows: Rows, event: LoggedEvent, begun: "Begun") -> None:
-    kind, id_, text, status, detail = begun
+    kind, id_, agent, text, status, detail = begun
     conversation, position = event.conversation_id, event.position
     about = rows.get(TRANSCRIPTS, conversation)
-    agent = event.data.get("agent")
     row = {
         "conversation": conversation,
         "entry": f"{kind}:{id_}",
@@ -88,23 +85,24 @@ def _add(rows: Rows, event: LoggedEvent, begun: "Begun") -> None:
         "text": None if text is None else plain_text(text),
         "recorded_at": event.recorded_at,
         "changed_position": position,
-        "detail": to_json(detail),
+        "detail": detail,
         "status": status,
         "decision": None,
         "outcome": None,
+        "words": None if text is None else numbers_of(text),
     }
     rows.put(ENTRIES, row)
 
 
 def _change(rows: Rows, event: LoggedEvent, key: "KeyOf", become: "Become") -> None:
-    entry = rows.get(ENTRIES, event.conversation_id, key(event.data))
+    entry = rows.get(ENTRIES, event.conversation_id, key(event))
     if entry:
         rows.put(ENTRIES, {**entry, "changed_position": event.position, **become(event)})
 
 
-# --- what begins an entry: its kind, its id, its text, its detail ------------------------------------
+# --- what begins an entry: its kind, its id, its agent, its text, its status, its detail --------------
 
-Begun = tuple[str, str, str | None, str | None, Data]
+Begun = tuple[str, str, str | None, str | None, str | None, str]
 Begin = Callable[[LoggedEvent], Begun]
 
 
@@ -112,38 +110,38 @@ def _message(role: str, *names: str) -> Begin:
     def begin(event: LoggedEvent) -> Begun:
         data = event.data
         detail = {"role": role, **named(data, "message_id", *names)}
-        return "message", str(event.position), data["content"], None, detail
+        return "message", str(event.position), data.get("agent"), data["content"], None, to_json(detail)
 
     return begin
 
 
 def _call(event: LoggedEvent) -> Begun:
-    data = event.data
-    asked = named(data, "call_id", "model_call_id", "tool", "arguments", "requires_decision", "rule")
-    status = "awaiting_decision" if data["requires_decision"] else "awaiting_result"
-    return "call", data["call_id"], None, status, asked
+    asked = request_of(event)
+    status = "awaiting_decision" if asked.requires_decision else "awaiting_result"
+    return "call", asked.call_id, asked.agent, None, status, asked.detail
 
 
 def _plan(event: LoggedEvent) -> Begun:
     data = event.data
     proposed = named(data, "plan_id", "plan_version", "goal", "subtasks")
     text = "\n".join([data["goal"], *(task["description"] for task in data["subtasks"])])
-    return "plan", _version_of(data), text, "in_review", proposed
+    return "plan", _version_of(data), data.get("agent"), text, "in_review", to_json(proposed)
 
 
 def _subtask(event: LoggedEvent) -> Begun:
     data = event.data
     started = named(data, "plan_id", "subtask_id", "description")
-    return "subtask", _subtask_of(data), None, "running", started
+    return "subtask", _subtask_of(data), data.get("agent"), None, "running", to_json(started)
 
 
 def _switch(event: LoggedEvent) -> Begun:
     said = named(event.data, "from", "to", "reason", "requested_by")
-    return "switch", str(event.position), None, None, said
+    return "switch", str(event.position), event.data.get("agent"), None, None, to_json(said)
 
 
 def _cancellation(event: LoggedEvent) -> Begun:
-    return "cancellation", str(event.position), None, None, {"turn_id": event.turn_id}
+    said = {"turn_id": event.turn_id}
+    return "cancellation", str(event.position), event.data.get("agent"), None, None, to_json(said)
 
 
 _NEW: Final[Mapping[str, Begin]] = {
@@ -158,7 +156,7 @@ _NEW: Final[Mapping[str, Begin]] = {
 
 # --- what becomes of an entry: how it is found, and what its row says from now on ------------------
 
-KeyOf = Callable[[Data], str]
+KeyOf = Callable[[LoggedEvent], str]
 Become = Callable[[LoggedEvent], Row]
 
 
@@ -170,37 +168,45 @@ def _subtask_of(data: Data) -> str:
     return f"{data['plan_id']}/{data['subtask_id']}"
 
 
-def _call_key(data: Data) -> str:
-    return f"call:{data['call_id']}"
+def _call_key(event: LoggedEvent) -> str:
+    return f"call:{event.data['call_id']}"
 
 
-def _plan_key(data: Data) -> str:
-    return f"plan:{_version_of(data)}"
+def _answered_key(event: LoggedEvent) -> str:
+    return f"call:{answered_call(event)}"
 
 
-def _subtask_key(data: Data) -> str:
-    return f"subtask:{_subtask_of(data)}"
+def _plan_key(event: LoggedEvent) -> str:
+    return f"plan:{_version_of(event.data)}"
 
 
-def _signed(event: LoggedEvent, said: dict[str, Any]) -> str:
-    said["by"], said["position"] = event.actor, event.position
-    said["recorded_at"] = event.recorded_at.isoformat()
-    return to_json(said)
+def _subtask_key(event: LoggedEvent) -> str:
+    return f"subtask:{_subtask_of(event.data)}"
+
+
+def _signed(event: LoggedEvent, said: str) -> str:
+    """Return the JSON of these members, with who signs them and when."""
+    by = f'"by":{quoted(event.actor)},"position":{event.position}'
+    return f'{{{said}{said and ","}{by},"recorded_at":"{event.recorded_at.isoformat()}"}}'
 
 
 def _decided(decision: str, status: str, *names: str) -> Become:
     def become(event: LoggedEvent) -> Row:
         said = {"decision": decision, **named(event.data, *names)}
-        return {"status": status, "decision": _signed(event, said)}
+        return {"status": status, "decision": _signed(event, members(said))}
 
     return become
 
 
 def _ended(status: str, *names: str) -> Become:
     def become(event: LoggedEvent) -> Row:
-        return {"status": status, "outcome": _signed(event, named(event.data, *names))}
+        return {"status": status, "outcome": _signed(event, members(named(event.data, *names)))}
 
     return become
+
+
+def _answered(event: LoggedEvent) -> Row:
+    return {"status": "answered", "outcome": _signed(event, result_of(event))}
 
 
 _EDITED: Final = ("arguments_before", "arguments_after", "feedback")
@@ -211,7 +217,7 @@ _LATER: Final[Mapping[str, tuple[KeyOf, Become]]] = {
     "conversation.tool_call_edited": (_call_key, _decided("edit", "awaiting_result", *_EDITED)),
     "conversation.tool_call_rejected": (_call_key, _decided("reject", "rejected", "feedback")),
     "conversation.tool_call_closed": (_call_key, _ended("closed", "reason", "detail")),
-    "conversation.tool_result_received": (_call_key, _ended("answered", "result", "error")),
+    "conversation.tool_result_received": (_answered_key, _answered),
     "conversation.plan_approved": (_plan_key, _decided("approve", "in_execution", "feedback")),
     "conversation.plan_modification_requested": (_plan_key, _decided("modify", "sent_back", "feedback")),
     "conversation.plan_rejected": (_plan_key, _decided("reject", "rejected", "feedback")),
@@ -236,9 +242,14 @@ _START, _STOP = "\x02", "\x03"
 _HEADLINE: Final = (
     f"StartSel={_START}, StopSel={_STOP}, MaxFragments=2, MaxWords=24, MinWords=8, FragmentDelimiter= … "
 )
+# The numbers find, the text itself decides. How often it agrees is nothing the planner should guess at: it
+# has counted the numbers, and takes what it cannot see through for half.
+_AGREES: Final = f"""
+    CASE WHEN position > 0 THEN to_tsvector('simple', left(text, {SEARCHED})) @@ looked_for END"""
 # The planner takes the splitting of a text into words for a hundredth of what it is (35 µs a message were
 # measured), and would do it for tens of thousands of entries rather than look the words up.
 _DEAR_WORDS: Final = "SET LOCAL cpu_operator_cost = 0.1; SET LOCAL max_parallel_workers_per_gather = 0"
+_COLUMNS: Final = ", ".join(name for name in ENTRIES.columns if name != "words")
 
 
 class PostgresTranscripts:
@@ -257,7 +268,7 @@ class PostgresTranscripts:
         }  # fmt: skip
         order = "position DESC" if wanted.newest_first else "position"
         query = f"""
-            SELECT * FROM {ENTRIES.name}
+            SELECT {_COLUMNS} FROM {ENTRIES.name}
              WHERE conversation = %(conversation)s AND owner = %(owner)s AND {conditions(given, _CLAUSES)}
              ORDER BY {order} LIMIT %(limit)s"""
         found = await self._asker.ask(query, order, given, _KNOWN, kept_plan=True)
@@ -266,18 +277,18 @@ class PostgresTranscripts:
 
     async def search(self, owner: str, words: str, before: int | None, limit: int) -> Answer[Page[Hit]]:
         """Return the entries with these words in all conversations of the owner, newest first."""
-        given = {
-            "owner": owner, "words": words, "before": before, "limit": limit + 1, "headline": _HEADLINE,
-        }  # fmt: skip
+        given = {"owner": owner, "words": words, "before": before, "limit": limit + 1, "headline": _HEADLINE}
+        arrays = {f"numbers{index}": numbers for index, numbers in enumerate(wanted(words))}
+        may_have = " OR ".join(f"words @> %({name})s::int[]" for name in arrays) or "true"
         query = f"""
             SELECT conversation, position, kind, actor, recorded_at,
-                   ts_headline('simple', left(text, 50000), looked_for, %(headline)s) AS headline
+                   ts_headline('simple', left(text, {SEARCHED}), looked_for, %(headline)s) AS headline
               FROM (SELECT entry.*, looked_for
                       FROM websearch_to_tsquery('simple', %(words)s) AS looked_for, {ENTRIES.name} AS entry
-                     WHERE owner = %(owner)s AND text IS NOT NULL
-                       AND {_WORDS} @@ looked_for AND {conditions(given, _CLAUSES)}
+                     WHERE owner = %(owner)s AND text IS NOT NULL AND numnode(looked_for) > 0
+                       AND ({may_have}) AND {_AGREES} AND {conditions(given, _CLAUSES)}
                      ORDER BY position DESC LIMIT %(limit)s) AS hit"""
-        found = await self._asker.ask(query, "position DESC", given, planning=_DEAR_WORDS)
+        found = await self._asker.ask(query, "position DESC", given | arrays, planning=_DEAR_WORDS)
         return Answer(found.position, page_of([_hit(row) for row in found.rows], limit))
 
 

@@ -74,7 +74,7 @@ class Store:
     ) -> None:
         """Write the same through COPY, in the caller's transaction; rows in `rows.loaded` are replaced.
 
-        `between` is called every thousand rows or so.
+        `between` is called every hundred rows or so.
         """
         for name, (changed, dropped) in _by_table(rows).items():
             table = self.tables[name]
@@ -124,7 +124,7 @@ class _Table:
         self.indexes = [f"CREATE INDEX ON {name} {index}".encode() for index in table.indexes]
         self.analyze = f"ANALYZE {name}".encode()
         self._select = (
-            f"SELECT {', '.join(f't.{column}' for column in self._names)}"
+            f"SELECT {', '.join(map(_loaded, table.columns.items()))}"
             f"  FROM unnest({arrays}) AS k ({key}) JOIN {name} t ON {matches}"
         ).encode()
         self._delete = f"DELETE FROM {name} t USING unnest({arrays}) AS k ({key}) WHERE {matches}".encode()
@@ -173,6 +173,12 @@ class _Table:
 
     def _arrays(self, keys: Iterable[Key]) -> list[list[Any]]:
         return [list(column) for column in zip(*keys, strict=True)]
+
+
+def _loaded(column: tuple[str, str]) -> str:
+    """Return what is selected for a column: arrays come as the texts that they are written as."""
+    name, kind = column
+    return f"t.{name}::text AS {name}" if kind.endswith("[]") else f"t.{name}"
 
 
 def _plain_type(kind: str) -> str:

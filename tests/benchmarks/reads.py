@@ -35,6 +35,10 @@ ASKED = 200
 LIMIT_MS = 50  # for a page of the log with any filter; a page of a read model takes no longer
 
 _WORDS = "md5((n * 100 + e)::text)"
+# As infrastructure/projections/words.py numbers them.
+_NUMBERS = """
+    (SELECT array_agg(DISTINCT (crc32(word::bytea) >> 8)::int)
+       FROM regexp_split_to_table(lower(said), ' ') AS word)"""
 FILL = [
     f"""INSERT INTO {CONVERSATIONS.name}
         SELECT 'c' || n, 'person-' || n %% {PERSONS},
@@ -46,11 +50,12 @@ FILL = [
         SELECT 'c' || n, 'person-' || n %% {PERSONS} FROM generate_series(1, %(count)s) AS n""",
     f"""INSERT INTO {ENTRIES.name}
         SELECT 'c' || n, 'message:' || e, 'person-' || n %% {PERSONS}, n * {ENTRIES_EACH} + e, 'message',
-               'user:x', NULL,
-               'I would like to talk about the flight number ' || n %% 1000 || ' and ' || {_WORDS} || ' '
-               || repeat('some more words that people say about their reservations ', 4),
-               now(), n * {ENTRIES_EACH} + e, '{{"role":"user","message_id":"m"}}'
-          FROM generate_series(1, %(count)s) AS n, generate_series(1, {ENTRIES_EACH}) AS e""",
+               'user:x', NULL, said, now(), n * {ENTRIES_EACH} + e, '{{"role":"user","message_id":"m"}}',
+               NULL, NULL, NULL, {_NUMBERS}
+          FROM generate_series(1, %(count)s) AS n CROSS JOIN generate_series(1, {ENTRIES_EACH}) AS e
+         CROSS JOIN LATERAL (
+            SELECT 'I would like to talk about the flight number ' || n %% 1000 || ' and ' || {_WORDS}
+                   || repeat(' some more words that people say about their reservations', 4)) AS t (said)""",
     f"""INSERT INTO {APPROVALS.name}
         SELECT 'c' || n, 'call', 'person-' || n %% {PERSONS}, 'call', n * {ENTRIES_EACH}, now(), 'coder',
                '{{}}'

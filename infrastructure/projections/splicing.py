@@ -1,0 +1,69 @@
+"""What an event says, as a read model keeps it: copied from the stored JSON, where nothing else is needed.
+
+To decode what a tool answered and to encode it again takes longer than all else that a rebuild does with it.
+The stored text of an event is what encoding gives, so a part of it is what encoding that part would give.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from application.ports import LoggedEvent
+from infrastructure.projections.values import named, to_json
+
+quoted: Final[Callable[[str], str]] = json.encoder.encode_basestring
+# A member at the end is the object's own and no inner one's: the brace behind it is the text's last one.
+_RESULT: Final = re.compile(
+    r'\{"call_id":"([^"\\]+)","tool":"[^"\\]*",("result":.*,"error":null)\}', re.DOTALL
+)
+_REQUEST: Final = re.compile(
+    r'(\{"call_id":"([^"\\]+)",.*),"agent":"([^"\\]*)"'
+    r'(,"requires_decision":(true|false),"rule":(?:null|"[^"\\]*")\})',
+    re.DOTALL,
+)
+
+
+class Request(NamedTuple):
+    """A call that was asked for; `detail` is JSON."""
+
+    call_id: str
+    agent: str
+    requires_decision: bool
+    detail: str
+
+
+def _stored(event: LoggedEvent) -> str:
+    """Return the stored text, empty where it may not be what encoding would give today.
+
+    Where a text has half a surrogate pair in it, all is stored in escapes.
+    """
+    text: str = getattr(event, "text", "")
+    return "" if "\\u" in text else text
+
+
+def request_of(event: LoggedEvent) -> Request:
+    """Return what a call asks for."""
+    if found := _REQUEST.fullmatch(_stored(event)):
+        begin, call_id, agent, end, requires_decision = found.groups()
+        return Request(call_id, agent, requires_decision == "true", begin + end)
+    data = event.data
+    asked = named(data, "call_id", "model_call_id", "tool", "arguments", "requires_decision", "rule")
+    return Request(data["call_id"], data["agent"], data["requires_decision"], to_json(asked))
+
+
+def result_of(event: LoggedEvent) -> str:
+    """Return what a call has led to: members of a JSON object, without its braces."""
+    found = _RESULT.fullmatch(_stored(event))
+    return found[2] if found else members(named(event.data, "result", "error"))
+
+
+def answered_call(event: LoggedEvent) -> str:
+    """Return the id of the call that this is the result of."""
+    found = _RESULT.fullmatch(_stored(event))
+    return found[1] if found else str(event.data["call_id"])
+
+
+def members(said: dict[str, Any]) -> str:
+    """Return the members of a JSON object, without its braces."""
+    return to_json(said)[1:-1]

@@ -1,0 +1,89 @@
+"""What is copied from the stored JSON is what decoding and encoding would have given."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from infrastructure.postgres.log import Row as LogRow
+from infrastructure.postgres.mapper import PlainJson
+from infrastructure.projections.read_model import Rows
+from infrastructure.projections.reading import StoredEvent
+from infrastructure.projections.splicing import answered_call, request_of, result_of
+from infrastructure.projections.transcript import Transcript
+from tests.folding import BEGAN, CARRIED_OUT, MAPPER, folded, logged, logs, one
+
+REQUESTED = "conversation.tool_call_requested"
+RESULT = "conversation.tool_result_received"
+DECOYS = ['","error":null}', '","agent":"x","requires_decision":true,"rule":"r"}', "\\u00e9", "\ud800", "é\0"]
+
+texts = st.text() | st.sampled_from(DECOYS)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts | st.just("error"), inner, max_size=3),
+    max_leaves=6,
+)
+objects = st.dictionaries(texts | st.sampled_from(["agent", "rule", "error"]), values, max_size=3)
+
+
+def stored(type_: str, data: dict[str, Any]) -> Any:
+    row = LogRow(7, "conversation-c", 2, type_, "c", "t", "user:ada", BEGAN, PlainJson().encode(data))
+    return as_stored(row), MAPPER.to_logged(row)
+
+
+def as_stored(row: LogRow) -> Any:
+    return StoredEvent(
+        row.position, row.stream, row.version, row.type, row.conversation, row.turn, row.actor,
+        row.recorded_at, row.data,
+    )  # fmt: skip
+
+
+@settings(deadline=None)
+@given(texts, values, st.none() | texts)
+@example("call-1", {"error": None}, None)
+@example("call-1", '{"a": "b"}', None)
+@example("call-1", DECOYS[0], None)
+def test_a_result_is_copied_as_it_would_be_written(call_id: str, result: Any, error: str | None) -> None:
+    event, decoded = stored(RESULT, {"call_id": call_id, "tool": "t", "result": result, "error": error})
+    assert result_of(event) == result_of(decoded)
+    assert answered_call(event) == answered_call(decoded) == call_id
+    assert json.loads(f"{{{result_of(event)}}}") == {"result": result, "error": error}
+
+
+@settings(deadline=None)
+@given(texts, objects, texts, st.booleans(), st.none() | texts)
+@example("call-1", {"agent": "a", "requires_decision": False, "rule": None}, "coder", True, None)
+@example("call-1", {"a": DECOYS[1]}, "coder", False, "rule")
+def test_a_request_is_copied_as_it_would_be_written(
+    call_id: str, arguments: dict[str, Any], agent: str, requires_decision: bool, rule: str | None
+) -> None:
+    said = {
+        "call_id": call_id, "model_call_id": "m", "tool": "t", "arguments": arguments, "agent": agent,
+        "requires_decision": requires_decision, "rule": rule,
+    }  # fmt: skip
+    event, decoded = stored(REQUESTED, said)
+    assert request_of(event) == request_of(decoded)
+    assert json.loads(request_of(event).detail) == {k: v for k, v in said.items() if k != "agent"}
+
+
+@settings(deadline=None)
+@given(logs)
+@example(one(*CARRIED_OUT))
+def test_a_transcript_is_the_same_from_stored_and_from_decoded_events(log: list[LogRow]) -> None:
+    assert folded(Transcript(), map(as_stored, log)) == folded(Transcript(), logged(log))
+
+
+ASKED: dict[str, Any] = {
+    "call_id": "c", "model_call_id": "m", "tool": "t", "arguments": {"a": [1]}, "agent": "coder",
+    "requires_decision": False, "rule": None,
+}  # fmt: skip
+ANSWERED: dict[str, Any] = {"call_id": "c", "tool": "t", "result": {"a": 'b"\\'}, "error": None}
+
+
+@pytest.mark.parametrize(("type_", "said"), [(REQUESTED, ASKED), (RESULT, ANSWERED)])
+def test_plain_requests_and_results_are_not_decoded(type_: str, said: dict[str, Any]) -> None:
+    event, _ = stored(type_, said)
+    Transcript().fold(Rows(), event)
+    assert event._data is None
