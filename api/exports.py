@@ -3,14 +3,14 @@
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
-from api.auth import Caller
+from api.auth import auditing
 from api.reading import POSITION_HEADER
 from application.exporting import MEDIA_TYPES, ExportStreams, Format, Selection, selected
 
-router = APIRouter(prefix="/v1/audit", tags=["audit"])
+router = APIRouter(prefix="/v1/audit", tags=["audit"], dependencies=[Depends(auditing)])
 
 Place = Annotated[str | None, Query(max_length=100)]
 
@@ -18,7 +18,6 @@ Place = Annotated[str | None, Query(max_length=100)]
 @router.get("/export")
 async def export(
     request: Request,
-    caller: Caller,
     form: Annotated[Format, Query(alias="format", description="ndjson, csv or parquet")] = "ndjson",
     from_place: Annotated[Place, Query(alias="from", description="The first position, or moment.")] = None,
     until_place: Annotated[
@@ -30,7 +29,6 @@ async def export(
     ] = None,
 ) -> Response:
     """Stream events as a file, up to the newest there is now; one that breaks off goes on with `from`."""
-    caller.need("audit")
     exports: ExportStreams = request.app.state.exports
     selection = await exports.settled(selected(from_place, until_place, conversation, types or ()))
     name = f"minutebook-{selection.first}-{selection.last}.{form}"

@@ -1,12 +1,11 @@
 """Exports of the log: what is asked for, what a finished one says about itself, and what can be wrong."""
 
-import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final, Literal, Protocol
 
-from application.protocol import is_id
+from application.audit_filter import event_filter, place_of
 from domain.errors import MinutebookError
 
 Format = Literal["ndjson", "csv", "parquet"]
@@ -37,8 +36,8 @@ class RestoreError(MinutebookError):
 class Selection:
     """Which events: positions from `first` to `last`, both included; the rest narrows them down.
 
-    `types` are names of events in which `*` stands for anything and `?` for one character. `since` is the
-    first moment, `before` the first one that is too late. Without `last` it is the newest event.
+    `since` is the first moment, `before` the first one that is too late. Without `last` the end is the newest
+    event.
     """
 
     first: int = 1
@@ -127,36 +126,21 @@ class ExportStreams(Protocol):
         """Yield the file piece by piece. Raises `StoreUnavailableError`, at any piece."""
 
 
-def place_of(name: str, given: str) -> int | datetime:
-    """Return a position (a whole number from 1 on), or a time, in UTC where it names no zone.
-
-    Raises `ExportError`.
-    """
-    if re.fullmatch(r"[0-9]{1,18}", given):
-        return int(given)
-    try:
-        time = datetime.fromisoformat(given)
-        return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        reason = f"`{name}` is a position as 1200, or a time as 2026-03-01T09:00 or 2026-03-01T09:00:00+01:00"
-        raise ExportError(reason=reason) from None
-
-
 def selected(
     from_place: str | None, until_place: str | None, conversation: str | None, types: Sequence[str]
 ) -> Selection:
-    """Return the selection that these words ask for. Raises `ExportError`."""
-    first = place_of("from", from_place) if from_place is not None else 1
-    last = place_of("until", until_place) if until_place is not None else None
-    if conversation is not None and not is_id(conversation):
-        raise ExportError(reason=f"no conversation has the id {conversation[:80]!r}")
-    if any(not re.fullmatch(r"[a-z_.*?]{1,100}", one) for one in types):
-        raise ExportError(reason="a type reads as agent.model_called, or with * as conversation.tool_call_*")
+    """Return the selection that these words ask for; a place is a position or a time.
+
+    Raises `InvalidFilterError`.
+    """
+    wanted = event_filter(conversation=conversation, types=types)
+    first = 1 if from_place is None else place_of("from", from_place)
+    last = None if until_place is None else place_of("until", until_place)
     return Selection(
         first=first if isinstance(first, int) else 1,
         last=None if isinstance(last, datetime) else last,
-        conversation=conversation,
-        types=tuple(types),
+        conversation=wanted.conversation,
+        types=wanted.types,
         since=first if isinstance(first, datetime) else None,
         before=last if isinstance(last, datetime) else None,
     )

@@ -43,14 +43,8 @@ def wanted(selection: Selection, after: int, last: int) -> sql.Composed:
             )
         )
     if selection.types:
-        parts.append(sql.SQL("type LIKE ANY ({}::text[])").format([_like(one) for one in selection.types]))
+        parts.append(sql.SQL("type = ANY ({}::text[])").format(list(selection.types)))
     return sql.SQL(" AND ").join(parts)
-
-
-def _like(glob: str) -> str:
-    for mark in ("\\", "%", "_"):
-        glob = glob.replace(mark, f"\\{mark}")
-    return glob.replace("*", "%").replace("?", "_")
 
 
 def window_after(selection: Selection, after: int, last: int) -> int:

@@ -58,7 +58,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[], list[Row]], Callable[[], list[Row]
         reads.run,
         lambda: reads.run(conversations=2_000, times=20),
     ),
-    "audit": ("Audit", audit.run, lambda: audit.run(events=20_000)),
+    "audit": ("Audit", audit.run, lambda: audit.run(events=20_000, times=20)),
     "feeds": (
         "Live feeds",
         feeds.run,

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from application.errors import InvalidFilterError
 from application.exporting import ExportError, Selection, selected
 from infrastructure.exports.operating import check_export, write_export
 from infrastructure.exports.selecting import WINDOW
@@ -169,7 +170,7 @@ def test_an_export_can_be_narrowed_down(
     ],
 )  # fmt: skip
 def test_a_wrong_filter_is_refused(asked: tuple[Any, ...]) -> None:
-    with pytest.raises(ExportError):
+    with pytest.raises(InvalidFilterError):
         selected(*asked)
 
 
