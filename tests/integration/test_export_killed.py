@@ -63,8 +63,11 @@ def stopped(folder: Path, url: str, form: str, how: signal.Signals) -> int:
     return ended(process)[0]
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-@pytest.mark.parametrize("form", ["ndjson", "parquet"])
+@pytest.mark.parametrize(
+    ("form", "how"),
+    [("ndjson", signal.SIGKILL), ("parquet", signal.SIGKILL), ("csv", signal.SIGINT)],
+    ids=["killed", "killed, Parquet", "interrupted"],
+)
 def test_a_stopped_export_goes_on_and_is_the_same_in_the_end(
     form: str, how: signal.Signals, database_url: str, tmp_path: Path
 ) -> None:
