@@ -14,9 +14,8 @@ from infrastructure.projections.values import named, to_json
 
 quoted: Final[Callable[[str], str]] = json.encoder.encode_basestring
 # A member at the end is the object's own and no inner one's: the brace behind it is the text's last one.
-_RESULT: Final = re.compile(
-    r'\{"call_id":"([^"\\]+)","tool":"[^"\\]*",("result":.*,"error":null)\}', re.DOTALL
-)
+_CALL_ID: Final = re.compile(r'\{"call_id":"([^"\\]+)"')
+_RESULT: Final = re.compile(r'\{"call_id":"[^"\\]+","tool":"[^"\\]*",("result":.*,"error":null)\}', re.DOTALL)
 _REQUEST: Final = re.compile(
     r'(\{"call_id":"([^"\\]+)",.*),"agent":"([^"\\]*)"'
     r'(,"requires_decision":(true|false),"rule":(?:null|"[^"\\]*")\})',
@@ -55,12 +54,12 @@ def request_of(event: LoggedEvent) -> Request:
 def result_of(event: LoggedEvent) -> str:
     """Return what a call has led to: members of a JSON object, without its braces."""
     found = _RESULT.fullmatch(_stored(event))
-    return found[2] if found else members(named(event.data, "result", "error"))
+    return found[1] if found else members(named(event.data, "result", "error"))
 
 
 def answered_call(event: LoggedEvent) -> str:
     """Return the id of the call that this is the result of."""
-    found = _RESULT.fullmatch(_stored(event))
+    found = _CALL_ID.match(getattr(event, "text", ""))
     return found[1] if found else str(event.data["call_id"])
 
 

@@ -11,6 +11,7 @@ from zlib import crc32
 
 SEARCHED: Final = 50_000  # characters of a text: a tsvector holds a megabyte, and a text may be as large
 _KEPT: Final = 100_000  # words whose numbers are remembered
+_FEW: Final = 200  # of which the repeated ones cost less than what it takes to find them
 _NONE: Final = "{}"  # no number at all
 
 # What each byte of an ASCII text becomes: a capital a small letter, what is no letter and no digit a space.
@@ -36,8 +37,10 @@ _NUMBERS: Final = _Numbers()
 
 
 def numbers_of(text: str) -> str:
-    """Return the numbers of the words that are searched, each word once, as PostgreSQL reads an array."""
-    return f"{{{','.join(map(_NUMBERS.__getitem__, dict.fromkeys(_runs(text[:SEARCHED]))))}}}"
+    """Return the numbers of the words that are searched, as PostgreSQL reads an array."""
+    runs = _runs(text[:SEARCHED])
+    words = runs if len(runs) < _FEW else dict.fromkeys(runs)
+    return f"{{{','.join(map(_NUMBERS.__getitem__, words))}}}"
 
 
 def _runs(text: str) -> list[bytes]:
