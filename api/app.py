@@ -8,13 +8,27 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import Message
 
-from api import amendments, audit, console, errors, exports, feeds, health, origin, reads, schema, streams
+from api import (
+    amendments,
+    audit,
+    console,
+    errors,
+    exports,
+    feeds,
+    health,
+    origin,
+    proofs,
+    reads,
+    schema,
+    streams,
+)
 from application.agents import AgentRoster
 from application.audit import AuditLog
 from application.exporting import ExportStreams
 from application.live import FeedLog, LiveFeed
 from application.ports import Limits, Metrics
 from application.queries import Reads
+from application.sealing import Seals
 from application.turns import TurnService
 
 
@@ -32,6 +46,7 @@ class Doors:
     reads: Reads
     audit: AuditLog
     exports: ExportStreams
+    seals: Seals
     roster: AgentRoster
     model_name: str
     identity_header: str | None = None
@@ -51,7 +66,8 @@ def create_app(doors: Doors) -> FastAPI:
     for name, value in vars(doors).items():
         setattr(app.state, name, value)
     errors.install(app)
-    for door in (streams, feeds, reads, amendments, audit, exports, schema, health, origin, console):
+    routers = (streams, feeds, reads, amendments, audit, exports, proofs, schema, health, origin, console)
+    for door in routers:
         app.include_router(door.router)
     return app
 

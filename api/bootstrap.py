@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,12 @@ from application.sharing import Mirrors, Sharer
 from application.turn import Kit
 from application.turns import TurnService
 from infrastructure.agents_file import AgentsFileError, load_agents
+from infrastructure.audit import seal_store
+from infrastructure.audit.proving import PostgresSeals
+from infrastructure.audit.rotation import Rotated, rotate
+from infrastructure.audit.sealer import Sealer
+from infrastructure.audit.signing import Signing, parsed_verifiers
+from infrastructure.audit.verify import OnProgress, Verification, Verified, exported_in, workers_here
 from infrastructure.exports.operating import (
     Exports,
     check_export,
@@ -83,8 +89,10 @@ __all__ = [
     "Progress",
     "Settings",
     "SettingsError",
+    "Verified",
     "check_export",
     "check_settings",
+    "checkpoint_notes",
     "database",
     "forget_worker",
     "is_export",
@@ -95,10 +103,13 @@ __all__ = [
     "open_house",
     "open_import_log",
     "projection_names",
+    "public_keys",
     "read_settings",
     "rebuild_projection",
     "restore_export",
+    "rotate_signing_key",
     "shared_metrics",
+    "verify_log",
     "verify_projection",
     "write_export",
 ]
@@ -207,6 +218,7 @@ async def open_house(
                 conversation_id, turn_id, node, appender, pool, mapper, recent=recent, loader=loader
             )
 
+        sealer = Sealer(url, _signing(settings), metrics, settings.seal_s)
         kit = Kit(
             unit_of_work=unit_of_work,
             turns=PostgresTurns(pool, node, settings.lease_s),
@@ -229,11 +241,12 @@ async def open_house(
             turns=TurnService(kit, log, running, mirrors),
             metrics=metrics,
             limits=kit.limits,
-            readiness=lambda: _readiness(pool, running),
+            readiness=lambda: _readiness(pool, running, sealer),
             exposition=lambda: _exposition(metrics, reads.approvals),
             reads=reads,
             audit=PostgresAudit(reading, mapper.to_logged),
             exports=Exports(reading),
+            seals=PostgresSeals(reading),
             roster=roster,
             model_name=settings.model,
             identity_header=settings.identity_header,
@@ -244,6 +257,8 @@ async def open_house(
         tailer = Tailer(url, mapper.to_logged, live, mirrors.wake)
         projector = Projector(url, READ_MODELS if settings.projections else (), metrics)
         await projector.start()
+        if settings.seal:
+            sealer.start()
         live.position = await log.head()
         tailer.start(live.position)
         app = await asyncio.to_thread(warmed_up, doors)
@@ -260,12 +275,18 @@ async def open_house(
             live.close()
             await tailer.stop()
             await projector.stop()
+            await sealer.stop()
             for task in sharing:
                 task.cancel()
             await asyncio.gather(*sharing, return_exceptions=True)
             await chunks.close()
             await appender.stop()
             await router.aclose()
+
+
+def _signing(settings: Settings) -> Signing:
+    given = settings.signing_key.get_secret_value() if settings.signing_key else None
+    return Signing(settings.seal_origin, settings.key_folder, given)
 
 
 def _roster(settings: Settings) -> AgentRoster:
@@ -311,7 +332,7 @@ def _reads(pool: Pool, wait_s: float) -> Reads:
     )
 
 
-async def _readiness(pool: Pool, running: Running) -> dict[str, Any]:
+async def _readiness(pool: Pool, running: Running, sealer: Sealer) -> dict[str, Any]:
     """Ask the database, for `READY_S` seconds at most.
 
     A driver that talks to a frozen server takes long to give up; it is left to that, not waited for.
@@ -323,7 +344,8 @@ async def _readiness(pool: Pool, running: Running) -> dict[str, Any]:
     projections = asking.result() if done else None
     if projections is None:
         return {"server": server, "database": "unavailable"}
-    return {"server": server, "database": "ok", "projections": projections}
+    sealing = sealer.trouble or "ok"
+    return {"server": server, "database": "ok", "projections": projections, "sealing": sealing}
 
 
 async def _answers(pool: Pool) -> dict[str, str] | str | None:
@@ -361,3 +383,33 @@ async def open_audit(url: str, *, is_caught_up: bool = False) -> AsyncIterator[A
         await catch_up(url, Requests())
     async with open_pool(url, min_size=0, max_size=2) as pool:
         yield PostgresAudit(pool, MinutesMapper().to_logged)
+
+
+# ---------------------------------------------------------------- audit: what was sealed
+def checkpoint_notes(url: str, *, everything: bool = False) -> list[str]:
+    """Return the newest signed checkpoint, or all of them, the oldest first; none where nothing is sealed."""
+    with psycopg.connect(url) as connection:
+        return seal_store.notes(connection, everything=everything)
+
+
+def verify_log(
+    url: str, settings: Settings, exported: Mapping[str, str], verifiers: str | None, on_progress: OnProgress
+) -> Verified:
+    """Compare the log with what was sealed of it, and with the checkpoints in `exported`: name to content.
+
+    `verifiers` are the public keys, those beside the signing key where None is given. Raises
+    `MinutebookError` where a key cannot be read, and `psycopg.Error`.
+    """
+    keys = parsed_verifiers(verifiers) if verifiers is not None else _signing(settings).verifiers_or_none()
+    kept = [one for name, content in exported.items() for one in exported_in(name, content, keys)]
+    return Verification(url, keys, kept, workers=workers_here(), on_progress=on_progress).run()
+
+
+def public_keys(settings: Settings) -> list[str]:
+    """Return the public keys of checkpoints, a line each: from which size on, and the key."""
+    return [f"{one.size} {one.verifier.vkey}" for one in _signing(settings).verifiers()]
+
+
+def rotate_signing_key(url: str, settings: Settings) -> Rotated:
+    """Sign with a new key from now on."""
+    return rotate(url, _signing(settings))

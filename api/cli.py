@@ -15,7 +15,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from api import cli_audit, cli_export, cli_import, cli_projections, log_output
+from api import cli_audit, cli_export, cli_import, cli_projections, cli_verify, log_output
 from api.bootstrap import (
     Settings,
     SettingsError,
@@ -37,6 +37,7 @@ cli = typer.Typer(
 out = Console()
 cli_projections.register(cli)
 cli_export.register(cli_audit.audit)
+cli_verify.register(cli_audit.audit)
 cli.add_typer(cli_audit.audit, name="audit")
 cli.command("import")(cli_import.import_conversations)
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for scripts.")]

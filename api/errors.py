@@ -23,6 +23,7 @@ STATUS: Final[Mapping[str, int]] = {
     "plan_not_found": 404,
     "turn_not_found": 404,
     "not_found": 404,
+    "not_sealed": 404,
     "method_not_allowed": 405,
     "call_already_answered": 409,
     "call_already_decided": 409,

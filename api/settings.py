@@ -75,6 +75,12 @@ class Settings(BaseSettings):
     projections: bool = Field(
         True, description="Whether this process lets the read models follow the log, where no other does."
     )
+    seal: bool = Field(True, description="Whether this process seals the log, where no other does.")
+    seal_s: Seconds = Field(1.0, description="The shortest time between two checkpoints.")
+    seal_origin: str = Field("minutebook", description="The name of this log in its checkpoints.")
+    signing_key: SecretStr | None = Field(
+        None, description="The key of checkpoints, or its file; absent: `signing.key` among the keys."
+    )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="What is logged.")
 
     @model_validator(mode="after")

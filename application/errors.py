@@ -171,6 +171,12 @@ class InvalidCursorError(MinutebookError):
     code = "invalid_cursor"
 
 
+class NotSealedError(MinutebookError):
+    """{what} is not sealed yet; {size} events are."""
+
+    code = "not_sealed"
+
+
 class PositionNotReachedError(MinutebookError):
     """What you ask for stands at position {position} and has not yet got to {min_position}."""
 

@@ -77,6 +77,21 @@ class PrometheusMetrics:
             registry=registry,
             multiprocess_mode="livemostrecent",
         )
+        self._seal_lag = Gauge(
+            "seal_lag_events",
+            "How many events are not sealed yet.",
+            registry=registry,
+            multiprocess_mode="livemostrecent",
+        )
+        self._seal_failed = Gauge(
+            "seal_failed",
+            "1 while this process wants to seal and cannot.",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._checkpoints = Counter(
+            "seal_checkpoints", "Checkpoints that this process has signed.", registry=registry
+        )
         self._approvals = Gauge(
             "approvals_pending",
             "Calls and plans that wait for a person.",
@@ -122,6 +137,15 @@ class PrometheusMetrics:
         """Note how many events a read model is behind, and whether it has stopped."""
         self._lag.labels(name).set(lag)
         self._failed.labels(name).set(is_failed)
+
+    def sealed_at(self, lag: int, is_failed: bool) -> None:
+        """Note how many events are not sealed yet, and whether sealing has stopped."""
+        self._seal_lag.set(lag)
+        self._seal_failed.set(is_failed)
+
+    def checkpoint_signed(self) -> None:
+        """Count a checkpoint."""
+        self._checkpoints.inc()
 
     def approvals_waiting(self, count: int, oldest: datetime | None) -> None:
         """Note how many calls and plans wait for a person, and since when the oldest does."""

@@ -1,6 +1,7 @@
 """A real server for tests: in this process on a socket of its own, or as a process that can be killed."""
 
 import asyncio
+import base64
 import json
 import os
 import re
@@ -23,6 +24,8 @@ from api.settings import Settings
 from application.ports import LanguageModel
 
 REPOSITORY = Path(__file__).parent.parent
+# Servers on one database seal with one key, and leave no key behind in the folder the tests run in.
+SIGNING_KEY = base64.b64encode(b"the signing key of all the tests").decode()
 TERMINAL = ("turn.committed", "turn.failed")
 
 
@@ -123,7 +126,7 @@ async def serving(database_url: str, **settings: Any) -> AsyncIterator[Serving]:
     `answering` is asked instead of all models that the settings name.
     """
     answering: LanguageModel | None = settings.pop("answering", None)
-    given = {"demo_delay_s": 0, "port": 0, "grace_s": 2, **settings}
+    given = {"demo_delay_s": 0, "port": 0, "grace_s": 2, "signing_key": SIGNING_KEY, **settings}
     read = Settings(_env_file=None, database_url=database_url, **given)
     sock = listen(read.host, read.port)
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
@@ -146,6 +149,7 @@ class ServerProcess:
 
     def __init__(self, folder: Path, **environment: Any) -> None:
         self._folder = folder
+        environment = {"signing_key": SIGNING_KEY, **environment}
         self._environment = {f"MINUTEBOOK_{name.upper()}": str(value) for name, value in environment.items()}
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""

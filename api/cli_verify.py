@@ -1,0 +1,200 @@
+"""`minutebook audit checkpoint | verify | keys | rotate-key`: what was sealed, and whether it still holds."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from api.bootstrap import (
+    Settings,
+    SettingsError,
+    Verified,
+    checkpoint_notes,
+    database,
+    public_keys,
+    read_settings,
+    rotate_signing_key,
+    verify_log,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for scripts.")]
+JSON_PAUSE_S = 1.0  # between two lines of progress for a script
+DOES_NOT_FIT = 3
+NOTHING_TO_COMPARE = 4
+
+
+def register(audit: typer.Typer) -> None:
+    """Add the commands."""
+    audit.command(
+        epilog="Keep an exported checkpoint on another machine: `minutebook audit checkpoint > newest.note`"
+    )(checkpoint)
+    audit.command(
+        epilog="Exit code 0: everything fits. 3: something does not, and standard output says what. "
+        "4: nothing was sealed or exported that it could be compared with."
+    )(verify)
+    audit.command()(keys)
+    audit.command("rotate-key")(rotate_key)
+
+
+def checkpoint(
+    export: Annotated[
+        Path | None, typer.Option(help="Write it to this file, or - for standard output.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All checkpoints, not only the newest.")] = False,
+) -> None:
+    """Print the newest signed checkpoint of the log, to be kept where nobody here can change it."""
+    with database(read_settings()) as url:
+        notes = "\n".join(checkpoint_notes(url, everything=everything))
+    if not notes:
+        print("minutebook: Nothing is sealed yet.", file=sys.stderr)
+        sys.exit(NOTHING_TO_COMPARE)
+    if export is None or str(export) == "-":
+        print(notes, end="")
+        return
+    try:
+        export.write_text(notes)
+    except OSError as error:
+        raise SettingsError(f"{export} cannot be written: {error.strerror}.") from None
+    print(f"Written to {export}.")
+
+
+def verify(
+    checkpoints: Annotated[
+        list[Path] | None, typer.Option("--checkpoint", help="A file with exported checkpoints; repeatable.")
+    ] = None,
+    verifiers: Annotated[
+        Path | None, typer.Option(help="A file with the public keys, instead of the one beside the key.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Hash the whole log anew and compare it with everything that was sealed; changes nothing.
+
+    Says what was checked, and names the first position that does not fit.
+    """
+    settings = read_settings()
+    files = {str(path): _content(path) for path in checkpoints or []}
+    listed = _content(verifiers) if verifiers else None
+    started = time.monotonic()
+    with database(settings) as url, _bar(as_json) as show:
+        found = verify_log(url, settings, files, listed, show)
+    _tell(found, time.monotonic() - started, as_json)
+    if not found.is_good:
+        sys.exit(DOES_NOT_FIT)
+    if not found.is_compared:
+        sys.exit(NOTHING_TO_COMPARE)
+
+
+def _content(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"{path} cannot be read: {getattr(error, 'strerror', 'it is no text')}."
+        ) from None
+
+
+def _tell(found: Verified, seconds: float, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"phase": "done", **_told(found), "seconds": round(seconds, 3)}))
+        return
+    rate = f"{found.events / seconds:,.0f} a second" if seconds else "at once"
+    print(f"{found.events:,} events up to position {found.head:,} hashed anew in {seconds:.1f} s ({rate}).")
+    print(f"{found.tiles:,} tiles and {found.checkpoints:,} checkpoints compared, up to {found.sealed:,}.")
+    if found.head > found.sealed:
+        print(f"{found.head - found.sealed:,} events are not sealed yet.")
+    print(f"{found.exported:,} exported checkpoints compared.")
+    for one in found.findings:
+        print(f"  position {one.position:,}: {one.what}.")
+    if found.more:
+        print(f"  … and {found.more:,} more.")
+    print(_verdict(found))
+
+
+def _verdict(found: Verified) -> str:
+    if found.findings:
+        return f"THE LOG DOES NOT FIT. The first position that does not: {found.findings[0].position:,}."
+    if not found.is_compared:
+        return "Positions and versions are whole, but nothing was sealed that they could be compared with."
+    if not found.exported:
+        return (
+            "Everything fits. (That it was put back to an older state only an exported checkpoint can show.)"
+        )
+    return "Everything fits."
+
+
+def _told(found: Verified) -> dict[str, Any]:
+    return {
+        "ok": found.is_good,
+        "compared": found.is_compared,
+        "events": found.events,
+        "head": found.head,
+        "sealed": found.sealed,
+        "tiles": found.tiles,
+        "checkpoints": found.checkpoints,
+        "exported": found.exported,
+        "first_bad_position": found.findings[0].position if found.findings else None,
+        "findings": [{"position": one.position, "what": one.what} for one in found.findings],
+        "more_findings": found.more,
+    }
+
+
+@contextmanager
+def _bar(as_json: bool) -> Iterator[Callable[[int, int], None]]:
+    """Give what shows how far it is: a bar for people, a line a second for scripts."""
+    if as_json:
+        yield _JsonSteps().show
+        return
+    percent = TextColumn("{task.percentage:.0f} %")
+    columns = (TextColumn("{task.description}"), BarColumn(), percent, TimeRemainingColumn())
+    console = Console(stderr=True)
+    is_shown = console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not is_shown) as progress:
+        task = progress.add_task("verifying", total=None)
+
+        def show(position: int, head: int) -> None:
+            progress.update(task, completed=position, total=head, description=f"position {position:,}")
+
+        yield show
+
+
+class _JsonSteps:
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def show(self, position: int, head: int) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + JSON_PAUSE_S
+            print(json.dumps({"phase": "verifying", "position": position, "head": head}), flush=True)
+
+
+def keys() -> None:
+    """Print the public keys that checkpoints are verified with, as `verify --verifiers` takes them."""
+    for line in public_keys(read_settings()):
+        print(line)
+
+
+def rotate_key(as_json: Json = False) -> None:
+    """Sign checkpoints with a new key from now on; the old public key stays in the list.
+
+    Also where the old key is lost. A running server goes on with the new key by itself.
+    """
+    settings: Settings = read_settings()
+    with database(settings) as url:
+        done = rotate_signing_key(url, settings)
+    told = {"verifier": done.verifier.vkey, "size": done.size, "handed_over": done.is_handed_over}
+    if as_json:
+        print(json.dumps(told))
+        return
+    how = (
+        "The old key has signed that, too."
+        if done.is_handed_over
+        else "The old key was not there to sign that."
+    )
+    print(f"From size {done.size} on checkpoints are signed with\n  {done.verifier.vkey}\n{how}")
