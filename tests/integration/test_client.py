@@ -7,12 +7,15 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from minutebook_client import Client, Frame, RefusedError, UnreachableError
-from tests.cutting import cutting_proxy
+from tests.cutting import CuttingProxy, cutting_proxy
+from tests.integration.streams import in_turn, steered, until
+from tests.openai_pieces import Piece, Text
 from tests.pages import blocks, page
 from tests.replaying import read_log
 from tests.serving import REPOSITORY, ServerProcess, serving
@@ -57,13 +60,30 @@ async def test_a_conversation_is_sent_decided_answered_and_watched(database_url:
             assert await take_until(feed, last_position(rejected)) == await stored(database_url)
 
 
+class CutModel:
+    """A model that goes on speaking once its reader was cut again: what is said behind a commit vanishes."""
+
+    def __init__(self) -> None:
+        self.proxy: CuttingProxy | None = None
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        for number in range(30):
+            yield Text(f"word{number + 1} ")
+            await until(partial(self._was_cut, number), 60)
+
+    def _was_cut(self, words: int) -> bool:
+        return self.proxy is not None and self.proxy.cuts >= words // self.proxy.frames
+
+
 async def test_every_stream_goes_on_behind_a_proxy_that_cuts(database_url: str) -> None:
+    model = CutModel()
     async with (
-        serving(database_url, demo_delay_s=0.01) as server,
+        steered(database_url, in_turn(model.pieces())) as (server, _),
         cutting_proxy(server.url, frames=3) as proxy,
         Client(proxy.url) as client,
     ):
-        said = await whole(client.say("long 30", conversation_id="c", turn_id="t"))
+        model.proxy = proxy
+        said = await whole(client.say("hello", conversation_id="c", turn_id="t"))
         assert proxy.cuts > 5
         async with aclosing(client.watch_conversation("c")) as feed:
             assert await take_until(feed, last_position(said)) == await stored(database_url)
@@ -210,10 +230,12 @@ async def test_the_javascript_of_the_page_resumes_behind_a_proxy_that_cuts(
     source = example("minutebook.mjs", tmp_path)
     assert len(source.read_text().splitlines()) <= 40
     (tmp_path / "talk.mjs").write_text(TALK)
+    model = CutModel()
     async with (
-        serving(database_url, demo_delay_s=0.01) as server,
+        steered(database_url, in_turn(model.pieces())) as (server, _),
         cutting_proxy(server.url, frames=4) as proxy,
     ):
+        model.proxy = proxy
         output = await output_of("node", str(tmp_path / "talk.mjs"), url=proxy.url)
         said, positions, end = output.splitlines()
         assert proxy.cuts > 5

@@ -50,7 +50,7 @@ async def test_nobody_notices_three_rebuilds(database_url: str, server_folder: P
     with ServerProcess(server_folder, database_url=database_url, demo_delay_s=0) as server:
         for model in READ_MODELS:
             wait_until(is_at(database_url, model, head), timeout_s=60)
-        async with Crowd(server.url, readers=50, writers=20, pause_s=0.05) as crowd:
+        async with Crowd(server.url, readers=50, writers=20, pause_s=0.15) as crowd:
             await asyncio.sleep(1)
             for _ in range(3):
                 done = await asyncio.to_thread(command, server_folder, database_url, "rebuild", "--json")

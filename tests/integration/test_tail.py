@@ -20,6 +20,8 @@ Seen = list[tuple[int, str, int]]
 
 
 def append_to_the_log(url: str, seconds: float) -> None:
+    os.nice(5)  # four processes at full speed for half a minute: other tests come first
+
     async def write(appender: Appender, until: float) -> None:
         while time.monotonic() < until:
             await appender.append(save(count=1 + int(random() * 4)))
@@ -71,6 +73,8 @@ def follow(url: str, table: str, writers: list[SpawnProcess]) -> Seen:
             seen += rows
             if last_look and not rows:
                 return seen
+            if not rows:
+                time.sleep(0.001)
 
 
 @pytest.mark.timeout(SECONDS + 90)

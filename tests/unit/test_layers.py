@@ -64,3 +64,12 @@ def test_an_import_against_the_layers_breaks_its_contract(
     done = lint_imports(tree)
     assert done.returncode == 1
     assert any(row.startswith(broken) and "BROKEN" in row for row in done.stdout.splitlines()), done.stdout
+
+
+def test_a_command_that_serves_nothing_does_not_load_the_web_framework() -> None:
+    heavy = {"fastapi", "uvicorn", "pydantic_ai", "pyarrow"}
+    program = f"import sys, api.cli; print({heavy} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("set()\n", "")
