@@ -35,6 +35,7 @@ from infrastructure.exports.operating import (
     Exports,
     check_export,
     is_export,
+    prove_export,
     restore_export,
     write_export,
 )
@@ -103,6 +104,7 @@ __all__ = [
     "open_house",
     "open_import_log",
     "projection_names",
+    "prove_export",
     "public_keys",
     "read_settings",
     "rebuild_projection",

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from api.bootstrap import SettingsError, check_export, database, read_settings, write_export
+from api.bootstrap import SettingsError, check_export, database, prove_export, read_settings, write_export
 from api.interrupting import until_interrupted
 from application.exporting import FORMATS, Checked, ExportStep, Format, Manifest, selected
 
@@ -79,22 +79,47 @@ def _told(manifest: Manifest) -> dict[str, Any]:
 
 def verify_export(
     manifest: Annotated[Path, typer.Argument(help="FILE.manifest.json; the export has to be beside it.")],
+    checkpoints: Annotated[
+        list[Path] | None,
+        typer.Option("--checkpoint", help="A file with signed checkpoints of the log; repeatable."),
+    ] = None,
+    verifiers: Annotated[Path | None, typer.Option(help="The public keys of the checkpoints.")] = None,
     as_json: Json = False,
 ) -> None:
     """Check an export with nothing but its manifest: exit code 0 where every byte is as it was written.
 
-    Otherwise the first chunk that is not is named, with its positions, and the exit code is 1.
+    Otherwise the first chunk that is not is named, with its positions, and the exit code is 1. With
+    `--checkpoint` the events of a whole log in NDJSON are hashed anew, and have to be those that were sealed.
     """
+    if checkpoints and verifiers is None:
+        raise SettingsError(
+            "A checkpoint needs --verifiers: a file with what `minutebook audit keys` prints."
+        )
     with _bar("checking", as_json) as show:
         found = check_export(manifest, lambda at, of: show("checking", at, of, 0))
-    _say(vars(found) | {"ok": found.reason is None}, _sentence(found), as_json)
+    if found.reason is None and checkpoints and verifiers is not None:
+        found = prove_export(
+            manifest, {str(path): _content(path) for path in checkpoints}, _content(verifiers)
+        )
+    _say({**vars(found), "ok": found.reason is None}, _sentence(found), as_json)
     if found.reason is not None:
         sys.exit(1)
 
 
+def _content(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", "it is no text")
+        raise SettingsError(f"{path} cannot be read: {why}.") from None
+
+
 def _sentence(found: Checked) -> str:
     if found.reason is None:
-        return f"{found.count:,} events, positions {found.first} to {found.last}: as they were exported."
+        sealed = f" Up to {max(found.checkpoints):,} they are what was sealed." if found.checkpoints else ""
+        return (
+            f"{found.count:,} events, positions {found.first} to {found.last}: as they were exported.{sealed}"
+        )
     if found.chunk is None:
         return f"{found.manifest}: {found.reason}."
     return f"Chunk {found.chunk} (positions {found.first} to {found.last}): {found.reason}."

@@ -84,6 +84,7 @@ class Manifest:
     created_at: str
     product: str
     chunks: Sequence[Chunk]
+    checkpoint: str | None = None  # the newest signed one when the export was finished
 
     def as_json(self) -> dict[str, Any]:
         """Return it as it is written."""
@@ -114,6 +115,7 @@ class Checked:
     bytes: int
     reason: str | None = None
     chunk: int | None = None
+    checkpoints: Sequence[int] = ()  # the sizes of those that its events were compared with
 
 
 class ExportStreams(Protocol):

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -27,6 +27,7 @@ from application.exporting import (
     OnStep,
     Selection,
 )
+from infrastructure.audit import seal_store
 from infrastructure.exports import manifests, selecting
 from infrastructure.exports.encoding import Decode, Encoder, Told, encoder, told
 from infrastructure.exports.state import State
@@ -83,7 +84,8 @@ class Export:
             write = self._write_parquet if self._form == "parquet" else self._write_lines
             if not write(connection, selection, state):
                 return None
-        return self._finish(selection, state)
+            checkpoint = next(iter(seal_store.notes(connection)), None)
+        return self._finish(selection, state, checkpoint)
 
     def _plan(self) -> dict[str, Any]:
         asked = asdict(self._asked)
@@ -130,12 +132,12 @@ class Export:
 
     # --- the end ----------------------------------------------------------------------------------
 
-    def _finish(self, selection: Selection, state: State) -> Manifest:
+    def _finish(self, selection: Selection, state: State, checkpoint: str | None) -> Manifest:
         last = selection.last or 0
         self._on_step(ExportStep("finishing", last, last))
         data = self._part / _DATA
         chunks = self._merged(state.chunks, data) if self._form == "parquet" else state.chunks
-        manifest = self._manifest(selection, chunks, data)
+        manifest = replace(self._manifest(selection, chunks, data), checkpoint=checkpoint)
         manifests.write(manifest, manifests.path_of(self._target))
         data.replace(self._target)
         shutil.rmtree(self._part)

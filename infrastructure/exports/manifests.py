@@ -55,7 +55,8 @@ def _manifest(said: dict[str, Any]) -> Manifest:
     if (said["manifest"], said["manifest_version"]) != (MANIFEST, MANIFEST_VERSION):
         raise ValueError
     chunks = [Chunk(**chunk) for chunk in said["chunks"]]
-    return Manifest(**{name: said[name] for name in Manifest.__dataclass_fields__} | {"chunks": chunks})
+    known = {name: said[name] for name in Manifest.__dataclass_fields__ if name != "checkpoint"}
+    return Manifest(**known | {"chunks": chunks, "checkpoint": said.get("checkpoint")})
 
 
 def _contradiction(manifest: Manifest) -> str | None:
@@ -122,8 +123,3 @@ def pieces(file: BinaryIO, size: int) -> Iterator[bytes]:
     while size and (piece := file.read(min(size, _PIECE))):
         size -= len(piece)
         yield piece
-
-
-def plain(manifest: Manifest) -> dict[str, Any]:
-    """Return what a report says of a manifest: all but its chunks."""
-    return {name: value for name, value in manifest.as_json().items() if name != "chunks"}

@@ -1,11 +1,12 @@
 """What an auditor asks of exports: to be written, checked, taken in again, and streamed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from application.exporting import Checked, Format, IsCancelled, Manifest, OnStep, Selection
-from infrastructure.exports import manifests, selecting
+from infrastructure.audit.signing import parsed_verifiers
+from infrastructure.exports import manifests, proving, selecting
 from infrastructure.exports.encoding import Encoder, each, encoder, told
 from infrastructure.exports.exporting import Export
 from infrastructure.exports.restoring import OnEvents, is_export, restore
@@ -13,7 +14,7 @@ from infrastructure.postgres.log import Row
 from infrastructure.postgres.mapper import MinutesMapper
 from infrastructure.postgres.pool import Pool, store_errors
 
-__all__ = ["Exports", "check_export", "is_export", "restore_export", "write_export"]
+__all__ = ["Exports", "check_export", "is_export", "prove_export", "restore_export", "write_export"]
 
 
 def write_export(
@@ -30,6 +31,15 @@ def write_export(
 def check_export(manifest: Path, on_bytes: manifests.OnBytes) -> Checked:
     """Compare an export with its manifest, without a database. Raises `ExportError`."""
     return manifests.check(manifest, on_bytes)
+
+
+def prove_export(manifest: Path, notes: Mapping[str, str], verifiers: str) -> Checked:
+    """Compare the events of an export with signed checkpoints of the log, without a database.
+
+    `notes` are the contents of files, by their names; `verifiers` that of the list of public keys. Raises
+    `ExportError`, and `NoteError` where something is no list of keys.
+    """
+    return proving.prove(manifest, notes, parsed_verifiers(verifiers))
 
 
 def restore_export(url: str, file: Path, on_events: OnEvents) -> int:

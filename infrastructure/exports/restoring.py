@@ -126,7 +126,7 @@ class _Reading:
     def _row(self, line: bytes) -> tuple[Any, ...]:
         try:
             said = json.loads(line)
-            values = _values(said)
+            values = values_of(said)
         except (ValueError, KeyError, TypeError, AttributeError):
             reason = "it is not one of an export, with stored bytes"
         else:
@@ -136,7 +136,11 @@ class _Reading:
         raise RestoreError(reason=f"line {self.count} of {self._path}: {reason}")
 
 
-def _values(said: dict[str, Any]) -> tuple[Any, ...]:
+def values_of(said: dict[str, Any]) -> tuple[Any, ...]:
+    """Return the columns that a line of an export has.
+
+    Raises `ValueError`, `KeyError`, `TypeError` or `AttributeError` for a line that is none.
+    """
     texts = [said[name] for name in ("type", "conversation", "turn", "actor")]
     for text in (said["stream"], *texts):
         text.encode()  # half a surrogate pair is no text for a column
