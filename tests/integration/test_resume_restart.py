@@ -104,7 +104,8 @@ async def test_a_turn_is_whole_although_its_server_is_restarted_in_order_meanwhi
             await eventually(lambda: is_closing(http, one.url))
             await reader.more_deltas()  # a turn in its grace is read as ever
             await cancel(http, other.url)
-            await reader.until(lambda frame: "position" in frame.data)
+            if also == "the other":  # alone it may be gone before it has said another frame
+                await reader.until(lambda frame: "position" in frame.data)
             told = await saying
         assert await asyncio.to_thread(one.stop, 90) == 0
         coming = asyncio.create_task(asyncio.to_thread(one.start, port_of(one), 60))
