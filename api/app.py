@@ -11,6 +11,7 @@ from starlette.types import Message
 from api import (
     amendments,
     audit,
+    audit_questions,
     console,
     errors,
     exports,
@@ -23,7 +24,7 @@ from api import (
     streams,
 )
 from application.agents import AgentRoster
-from application.audit import AuditLog
+from application.auditing import Audit
 from application.exporting import ExportStreams
 from application.live import FeedLog, LiveFeed
 from application.ports import Limits, Metrics
@@ -44,7 +45,7 @@ class Doors:
     readiness: Callable[[], Awaitable[dict[str, Any]]]
     exposition: Callable[[], Awaitable[tuple[bytes, str]]]
     reads: Reads
-    audit: AuditLog
+    audit: Audit
     exports: ExportStreams
     seals: Seals
     roster: AgentRoster
@@ -66,8 +67,8 @@ def create_app(doors: Doors) -> FastAPI:
     for name, value in vars(doors).items():
         setattr(app.state, name, value)
     errors.install(app)
-    routers = (streams, feeds, reads, amendments, audit, exports, proofs, schema, health, origin, console)
-    for door in routers:
+    asking = (reads, amendments, audit, audit_questions, exports, proofs, schema)
+    for door in (streams, feeds, *asking, health, origin, console):
         app.include_router(door.router)
     return app
 

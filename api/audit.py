@@ -3,13 +3,15 @@
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from api.auth import auditing
 from api.reading import Limit, MinPosition, TheReads, answered, encoded
 from application.audit import AuditLog, EventFilter, EventPage, event_said, every_page
-from application.audit_filter import event_filter
+from application.audit_filter import MOST, event_filter
+from application.audit_show import shown, shown_said
+from application.auditing import Audit
 from application.errors import InvalidFilterError
 from application.queries import Answer
 
@@ -19,13 +21,12 @@ NDJSON: Final = "application/x-ndjson"
 Filter = Annotated[str | None, Query(max_length=1000)]
 
 
-def the_audit(request: Request) -> AuditLog:
-    """Return the log as it can be searched."""
-    audit: AuditLog = request.app.state.audit
+def _the_audit(request: Request) -> Audit:
+    audit: Audit = request.app.state.audit
     return audit
 
 
-TheAudit = Annotated[AuditLog, Depends(the_audit)]
+TheAudit = Annotated[Audit, Depends(_the_audit)]
 
 
 async def _wanted(
@@ -93,10 +94,18 @@ async def search_events(
     A stream ignores `limit`, and ends at the head of the log as it was at the beginning.
     """
     if NDJSON in request.headers.get("accept", ""):
-        return await _streamed(audit, wanted)
-    answer = await reads.patience.read("requests", min_position, lambda: audit.page(wanted, limit))
+        return await _streamed(audit.log, wanted)
+    answer = await reads.patience.read("requests", min_position, lambda: audit.log.page(wanted, limit))
     body = {"events": list(map(event_said, answer.value.events)), "next": answer.value.next}
     return answered(request, answer.position, body)
+
+
+@router.get("/events/{position}", dependencies=KNOWN_ONLY)
+async def show_event(
+    position: Annotated[int, Path(ge=0, le=MOST)], request: Request, audit: TheAudit
+) -> Response:
+    """Return one event, its turn with all its events, and what led to it."""
+    return answered(request, position, shown_said(await shown(audit.log, position)))
 
 
 async def _streamed(audit: AuditLog, wanted: EventFilter) -> Response:

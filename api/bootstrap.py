@@ -12,7 +12,7 @@ import psycopg
 
 from api.settings import Settings, SettingsError, read_settings
 from application.agents import AgentRoster
-from application.audit import AuditLog
+from application.auditing import Audit
 from application.errors import StoreUnavailableError
 from application.ids import new_id
 from application.importing import ImportLog
@@ -46,6 +46,7 @@ from infrastructure.models.router import ModelRouter, ModelSettingError
 from infrastructure.postgres import schema
 from infrastructure.postgres.appender import Appender
 from infrastructure.postgres.audit import PostgresAudit
+from infrastructure.postgres.audit_questions import PostgresQuestions
 from infrastructure.postgres.chunks import PostgresChunks
 from infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from infrastructure.postgres.importing import PostgresImportLog
@@ -73,6 +74,7 @@ from infrastructure.projections.operating import (
     troubles,
     verify_projection,
 )
+from infrastructure.projections.past import PostgresPast
 from infrastructure.projections.pending_approvals import PostgresApprovals
 from infrastructure.projections.registry import READ_MODELS
 from infrastructure.projections.requests import Requests
@@ -246,7 +248,7 @@ async def open_house(
             readiness=lambda: _readiness(pool, running, sealer),
             exposition=lambda: _exposition(metrics, reads.approvals),
             reads=reads,
-            audit=PostgresAudit(reading, mapper.to_logged),
+            audit=_audit(reading, mapper),
             exports=Exports(reading),
             seals=PostgresSeals(reading),
             roster=roster,
@@ -376,7 +378,7 @@ async def open_import_log(url: str) -> AsyncIterator[ImportLog]:
 
 
 @asynccontextmanager
-async def open_audit(url: str, *, is_caught_up: bool = False) -> AsyncIterator[AuditLog]:
+async def open_audit(url: str, *, is_caught_up: bool = False) -> AsyncIterator[Audit]:
     """Open the log for an auditor, for the length of the block; no server needs to run.
 
     `is_caught_up` first lets the read model of calls and plans get to the head of the log.
@@ -384,7 +386,12 @@ async def open_audit(url: str, *, is_caught_up: bool = False) -> AsyncIterator[A
     if is_caught_up:
         await catch_up(url, Requests())
     async with open_pool(url, min_size=0, max_size=2) as pool:
-        yield PostgresAudit(pool, MinutesMapper().to_logged)
+        yield _audit(pool, MinutesMapper())
+
+
+def _audit(pool: Pool, mapper: MinutesMapper) -> Audit:
+    log = PostgresAudit(pool, mapper.to_logged)
+    return Audit(log, PostgresPast(pool, mapper), PostgresQuestions(pool, log))
 
 
 # ---------------------------------------------------------------- audit: what was sealed

@@ -15,7 +15,15 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from api import cli_audit, cli_export, cli_import, cli_projections, cli_verify, log_output
+from api import (
+    cli_audit,
+    cli_audit_questions,
+    cli_export,
+    cli_import,
+    cli_projections,
+    cli_verify,
+    log_output,
+)
 from api.bootstrap import (
     Settings,
     SettingsError,
@@ -36,6 +44,7 @@ cli = typer.Typer(
 )
 out = Console()
 cli_projections.register(cli)
+cli_audit_questions.register(cli_audit.audit)
 cli_export.register(cli_audit.audit)
 cli_verify.register(cli_audit.audit)
 cli.add_typer(cli_audit.audit, name="audit")

@@ -74,13 +74,13 @@ def show_events(wanted: EventFilter, limit: int | None, as_json: bool) -> None:
 
 
 async def _print_events(url: str, wanted: EventFilter, limit: int | None, as_json: bool) -> None:
-    async with open_audit(url, is_caught_up=wanted.tool is not None) as log:
+    async with open_audit(url, is_caught_up=wanted.tool is not None) as desk:
         if as_json:
-            async for page in every_page(log, wanted, limit):
+            async for page in every_page(desk.log, wanted, limit):
                 for event in page.value.events:
                     say(event_said(event))
         else:
-            await _print_table(every_page(log, wanted, limit or FOR_PEOPLE), wanted, limit or FOR_PEOPLE)
+            await _print_table(every_page(desk.log, wanted, limit or FOR_PEOPLE), wanted, limit or FOR_PEOPLE)
 
 
 async def _print_table(pages: AsyncIterator[Answer[EventPage]], wanted: EventFilter, limit: int) -> None:

@@ -20,6 +20,7 @@ STATUS: Final[Mapping[str, int]] = {
     "agent_not_found": 404,
     "call_not_found": 404,
     "conversation_not_found": 404,
+    "event_not_found": 404,
     "plan_not_found": 404,
     "turn_not_found": 404,
     "not_found": 404,

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Protocol
 
 from application.audit_filter import EventFilter
@@ -32,10 +33,16 @@ class AuditLog(Protocol):
         Raises `TurnNotFoundError` for a filter by a turn that nobody knows.
         """
 
+    async def head(self) -> int:
+        """Return the position of the newest event, 0 for an empty log."""
+
+    async def events(self, positions: Sequence[int]) -> Mapping[int, LoggedEvent]:
+        """Return those of the events at these positions that there are."""
+
     async def turn(self, turn_id: str) -> TurnRow | None:
         """Return a turn, whosever it is, or None."""
 
-    async def before(self, at: Any) -> int:
+    async def before(self, at: datetime) -> int:
         """Return the position of the newest event recorded at or before this time, 0 for none."""
 
 

@@ -184,6 +184,12 @@ class PositionNotReachedError(MinutebookError):
     retryable = True
 
 
+class EventNotFoundError(MinutebookError):
+    """There is no event at position {position}."""
+
+    code = "event_not_found"
+
+
 class InvalidFilterError(MinutebookError):
     """The filter {name} is not valid: {reason}."""
 

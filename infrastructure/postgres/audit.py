@@ -12,6 +12,7 @@ from psycopg.rows import class_row
 
 from application.audit import EventFilter, EventPage
 from application.audit_filter import mentions
+from application.audit_questions import RequestFilter
 from application.errors import TurnNotFoundError
 from application.ports import LoggedEvent, TurnRow
 from application.queries import Answer
@@ -68,18 +69,23 @@ class PostgresAudit:
 
     async def page(self, wanted: EventFilter, limit: int) -> Answer[EventPage]:
         """Return at most `limit` events. Raises `TurnNotFoundError`."""
-        async with self._by_index() as connection:
-            bounds = await self._bounds(connection, wanted)
+        async with self.by_index() as connection:
+            bounds = await self.bounds(connection, wanted)
             walk = await walk_of(connection, wanted, bounds)
             search = self._search if wanted.text else self._found
             return Answer(bounds.head, await search(connection, walk, wanted, limit))
+
+    async def head(self) -> int:
+        """Return the position of the newest event, 0 for an empty log."""
+        async with self.by_index() as connection:
+            return await _head(connection, EventFilter())
 
     async def events(self, positions: Sequence[int]) -> Mapping[int, LoggedEvent]:
         """Return the events at these positions, however large they are."""
         found: dict[int, LoggedEvent] = {}
         wanted = sorted(set(positions))
         while wanted:
-            async with self._by_index() as connection:
+            async with self.by_index() as connection:
                 rows = await _rows(connection, wanted, newest_first=False)
             found |= {row.position: self._decode(row) for row in rows}
             wanted = [position for position in wanted if rows and position > rows[-1].position]
@@ -92,26 +98,30 @@ class PostgresAudit:
 
     async def before(self, at: datetime) -> int:
         """Return the position of the newest event recorded at or before this time, 0 for none."""
-        async with self._by_index() as connection:
+        async with self.by_index() as connection:
             return await _count(connection, "<=", at)
 
     # --- where to look ---------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _by_index(self) -> AsyncIterator[AsyncConnection[Any]]:
+    async def by_index(self) -> AsyncIterator[AsyncConnection[Any]]:
+        """Give a connection that looks everything up by an index, whatever it knows of the tables."""
         async with store_errors(), self._pool.connection() as connection, connection.transaction():
             await connection.execute(_BY_INDEX.encode())
             yield connection
 
-    async def _bounds(self, connection: AsyncConnection[Any], wanted: EventFilter) -> Bounds:
+    async def bounds(self, connection: AsyncConnection[Any], wanted: EventFilter | RequestFilter) -> Bounds:
+        """Return between which positions to look, for times, positions and the turn of a filter."""
         low, high = (wanted.after or 0) + 1, await _head(connection, wanted)
         head = high
-        if wanted.before is not None:
-            high = min(high, wanted.before - 1)
         if wanted.since:
             low = max(low, await _count(connection, "<", wanted.since) + 1)
         if wanted.until:
             high = min(high, await _count(connection, "<", wanted.until))
+        if isinstance(wanted, RequestFilter):
+            return Bounds(low, high, head)
+        if wanted.before is not None:
+            high = min(high, wanted.before - 1)
         return await _of_turn(connection, wanted, Bounds(low, high, head))
 
     # --- what is there ---------------------------------------------------------------------------
@@ -143,9 +153,10 @@ class PostgresAudit:
             walk = walk.behind(page.next)
 
 
-async def _head(connection: AsyncConnection[Any], wanted: EventFilter) -> int:
-    """Return how far can be looked: for a tool, as far as its read model has got."""
-    query = "SELECT position FROM log_head" if wanted.tool is None else _POSITION
+async def _head(connection: AsyncConnection[Any], wanted: EventFilter | RequestFilter) -> int:
+    """Return how far can be looked: for tools and requests, as far as their read model has got."""
+    of_log = isinstance(wanted, EventFilter) and wanted.tool is None
+    query = "SELECT position FROM log_head" if of_log else _POSITION
     row = await (await connection.execute(query.encode())).fetchone()
     return int(row[0]) if row else 0
 

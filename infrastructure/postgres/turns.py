@@ -112,11 +112,11 @@ class PostgresTurns:
     async def find(self, turn_id: str, subject: str) -> TurnRow | None:
         """Return the turn, or None when there is none for this subject."""
         row = await self._row(FIND, (turn_id, subject))
-        return self._turn(row) if row else None
+        return self.turn_of(row) if row else None
 
     async def rows(self, turn_ids: Sequence[str]) -> Sequence[TurnRow]:
         """Return these turns, whosever they are: for the house itself, never for a caller."""
-        return [self._turn(row) for row in await self._rows(ROWS, (list(turn_ids),))]
+        return [self.turn_of(row) for row in await self._rows(ROWS, (list(turn_ids),))]
 
     async def withdraw(self, turn_id: str, attempt: int) -> None:
         """Take back a turn that was refused before it opened, as if it had never been accepted."""
@@ -130,7 +130,7 @@ class PostgresTurns:
     async def request_cancel(self, turn_id: str, subject: str) -> TurnRow | None:
         """Ask whichever node runs the turn to stop it; returns the row as it is."""
         row = await self._row(REQUEST_CANCEL, (turn_id, subject))
-        return self._turn(row) if row else None
+        return self.turn_of(row) if row else None
 
     async def renew(self, turn_ids: Sequence[str]) -> Renewal:
         """Extend the leases of this node's turns in one statement.
@@ -179,9 +179,10 @@ class PostgresTurns:
             return None
         if verdict == "busy":
             return Busy(turn[0])
-        return Accepted(self._turn(turn)) if verdict == "accepted" else Existing(self._turn(turn))
+        return Accepted(self.turn_of(turn)) if verdict == "accepted" else Existing(self.turn_of(turn))
 
-    def _turn(self, row: Sequence[Any]) -> TurnRow:
+    def turn_of(self, row: Sequence[Any]) -> TurnRow:
+        """Return a turn from a row of `COLUMNS`."""
         turn = dict(zip(COLUMNS, row, strict=True))
         turn["payload"] = self._decoded(turn["payload"])
         turn["payload_hash"] = turn["payload_hash"].hex()

@@ -272,7 +272,7 @@ class PostgresTranscripts:
              WHERE conversation = %(conversation)s AND owner = %(owner)s AND {conditions(given, _CLAUSES)}
              ORDER BY {order} LIMIT %(limit)s"""
         found = await self._asker.ask(query, order, given, _KNOWN, kept_plan=True)
-        page = page_of([_entry(row) for row in found.rows], limit) if found.known else None
+        page = page_of([entry_of(row) for row in found.rows], limit) if found.known else None
         return Answer(found.position, page)
 
     async def search(self, owner: str, words: str, before: int | None, limit: int) -> Answer[Page[Hit]]:
@@ -292,7 +292,8 @@ class PostgresTranscripts:
         return Answer(found.position, page_of([_hit(row) for row in found.rows], limit))
 
 
-def _entry(row: Row) -> Entry:
+def entry_of(row: Row) -> Entry:
+    """Return a row as the answers show it."""
     names = ("position", "kind", "actor", "agent", "text", "recorded_at", "changed_position")
     return Entry(**{name: row[name] for name in names}, detail=detail_of(row))
 

@@ -1,0 +1,118 @@
+"""The auditor's questions over HTTP: what was so then, who approved what, which turns did not end well."""
+
+from typing import Annotated, Final, Literal
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import Response
+
+from api.audit import KNOWN_ONLY, Filter, TheAudit
+from api.auth import auditing
+from api.reading import ConversationId, Limit, MinPosition, TheReads, answered
+from application.audit_filter import MOST, event_filter, place_of, time_of
+from application.audit_questions import DECISIONS, RequestFilter, approvals, rejected_and_retried
+from application.audit_show import turn_said
+from application.errors import InvalidFilterError
+from application.past import as_of, changes
+
+router = APIRouter(prefix="/v1/audit", tags=["audit"], dependencies=[Depends(auditing), *KNOWN_ONLY])
+
+NOW: Final = str(MOST)
+Place = Annotated[str, Query(max_length=100, description="A position of the log, or a time.")]
+
+
+@router.get("/conversations/{conversation_id}")
+async def show_conversation(
+    conversation_id: ConversationId, request: Request, audit: TheAudit, at: Place = NOW
+) -> Response:
+    """Return a conversation's state and transcript as they were at a position or a time."""
+    past = await as_of(audit.log, audit.pasts, conversation_id, place_of("at", at))
+    return answered(request, past.position, {"conversation": past})
+
+
+@router.get("/conversations/{conversation_id}/changes")
+async def show_changes(
+    conversation_id: ConversationId,
+    request: Request,
+    audit: TheAudit,
+    first: Annotated[str, Query(alias="from", max_length=100)] = "0",
+    last: Annotated[str, Query(alias="to", max_length=100)] = NOW,
+) -> Response:
+    """Return what changed in a conversation after one position or time, up to another."""
+    places = place_of("from", first), place_of("to", last)
+    found = await changes(audit.log, audit.pasts, conversation_id, *places)
+    return answered(request, found.last, {"changes": found})
+
+
+async def request_filter(
+    conversation: Filter = None,
+    tool: Filter = None,
+    decision: Filter = None,
+    actor: Filter = None,
+    since: Annotated[str | None, Query(alias="from")] = None,
+    until: Annotated[str | None, Query(alias="to")] = None,
+    after: Annotated[int, Query(description="A position, itself left out.")] = 0,
+) -> RequestFilter:
+    """Return the filter that these words ask for. Raises `InvalidFilterError`."""
+    same = event_filter(
+        conversation=conversation, tool=tool, actor=actor, since=since, until=until, after=after
+    )
+    if decision not in (None, *DECISIONS):
+        raise InvalidFilterError(name="decision", reason=f"it is one of {', '.join(DECISIONS)}")
+    return RequestFilter(conversation, same.tool, decision, same.actor, same.since, same.until, after)
+
+
+Wanted = Annotated[RequestFilter, Depends(request_filter)]
+
+
+@router.get("/approvals")
+async def list_approvals(
+    request: Request,
+    audit: TheAudit,
+    reads: TheReads,
+    wanted: Wanted,
+    limit: Limit = 50,
+    min_position: MinPosition = 0,
+) -> Response:
+    """Return every decision: who, when, what was asked, what was changed, what came of it."""
+    answer = await reads.patience.read(
+        "requests", min_position, lambda: approvals(audit.log, audit.questions, wanted, limit)
+    )
+    body = {"approvals": answer.value.items, "next": answer.value.next}
+    return answered(request, answer.position, body)
+
+
+@router.get("/retried")
+async def list_retried(
+    request: Request,
+    audit: TheAudit,
+    reads: TheReads,
+    wanted: Wanted,
+    limit: Limit = 50,
+    min_position: MinPosition = 0,
+) -> Response:
+    """Return the rejected calls after which the same tool was tried again, and that call."""
+    answer = await reads.patience.read(
+        "requests", min_position, lambda: rejected_and_retried(audit.log, audit.questions, wanted, limit)
+    )
+    return answered(request, answer.position, {"retried": answer.value.items, "next": answer.value.next})
+
+
+@router.get("/turns")
+async def list_turns(
+    request: Request,
+    audit: TheAudit,
+    state: Literal["failed", "abandoned"] | None = None,
+    running_at: Annotated[str | None, Query(description="A time.")] = None,
+    before: Annotated[str | None, Query(description="Accepted before this time.")] = None,
+    limit: Limit = 50,
+) -> Response:
+    """Return the turns that failed, were abandoned by a server that died, or ran at a time."""
+    at = time_of("running_at", running_at)
+    if (state is None) == (at is None):
+        raise InvalidFilterError(name="state", reason="give either state or running_at")
+    if at is not None:
+        page = await audit.questions.running(at, limit)
+    else:
+        page = await audit.questions.ended_badly(str(state), time_of("before", before), limit)
+    head = await audit.log.head()
+    return answered(request, head, {"turns": list(map(turn_said, page.items)), "more": page.more})

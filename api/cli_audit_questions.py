@@ -1,0 +1,267 @@
+"""`minutebook audit show`, `approvals` and the like: one command for each question an auditor asks."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+
+from api.bootstrap import database, open_audit, read_settings
+from api.cli_audit import FOR_PEOPLE, Json, brief, say, show_events, table_of
+from application.audit_filter import MOST, event_filter, place_of, time_of
+from application.audit_questions import (
+    DECISIONS,
+    RequestFilter,
+    approvals,
+    rejected_and_retried,
+)
+from application.audit_show import shown, shown_said, turn_said
+from application.auditing import Audit
+from application.errors import InvalidFilterError
+from application.past import Changes, Past, as_of, changes
+from application.queries import Answer, Entry
+
+T = TypeVar("T")
+Id = Annotated[str, typer.Argument(help="The id of a conversation.")]
+Position = Annotated[int, typer.Argument(min=0, max=MOST, help="A position of the log.")]
+At = Annotated[str, typer.Option(help="A position of the log, or a time; absent: now.")]
+Since = Annotated[str | None, typer.Option("--from", help="A time, itself included.")]
+Until = Annotated[str | None, typer.Option("--to", help="A time, itself left out.")]
+Conversation = Annotated[str | None, typer.Option(help="The id of a conversation.")]
+Tool = Annotated[str | None, typer.Option(help="A tool's name.")]
+Limit = Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")]
+After = Annotated[int, typer.Option(min=0, help="A position, itself left out.")]
+
+
+def register(audit: typer.Typer) -> None:
+    """Add the commands."""
+    audit.command()(show)
+    audit.command("show-conversation")(show_conversation)
+    audit.command()(diff)
+    audit.command(name="approvals")(list_approvals)
+    audit.command()(agent)
+    audit.command()(running)
+    audit.command()(abandoned)
+    audit.command()(failed)
+    audit.command()(retried)
+
+
+def answer_of(ask: Callable[[Audit], Awaitable[T]], *, is_caught_up: bool = False) -> T:
+    """Ask the database of the settings one question."""
+
+    async def asked(url: str) -> T:
+        async with open_audit(url, is_caught_up=is_caught_up) as desk:
+            return await ask(desk)
+
+    with database(read_settings()) as url:
+        return asyncio.run(asked(url))
+
+
+# --- one event, one conversation -----------------------------------------------------------------
+
+
+def show(position: Position, as_json: Json = False) -> None:
+    """Show an event, its turn with all its events, and what led to it."""
+    said = shown_said(answer_of(lambda desk: shown(desk.log, position)))
+    if as_json:
+        say(said)
+        return
+    for name, value in said["event"].items():
+        print(f"{name:16} {brief(value)}")
+    for name, value in (said["turn"] or {}).items():
+        print(f"turn.{name:16} {brief(value)}")
+    _print_events("What led to it", said["led_to_by"])
+    _print_events("All events of its turn", said["turn_events"])
+
+
+def _print_events(title: str, events: Iterable[Mapping[str, Any]]) -> None:
+    table = table_of("position", "recorded at", "actor", "type", "what")
+    table.title = title
+    for one in events:
+        row = (str(one["position"]), one["recorded_at"], one["actor"], one["type"])
+        table.add_row(*row, brief(one["data"]))
+    Console().print(table)
+
+
+def show_conversation(conversation_id: Id, at: At = str(MOST), as_json: Json = False) -> None:
+    """Show a conversation's state and transcript as they were at a position or a time."""
+    place = place_of("at", at)
+    past = answer_of(lambda desk: as_of(desk.log, desk.pasts, conversation_id, place))
+    if as_json:
+        say(past)
+        return
+    _print_past(past)
+    _print_entries("Transcript", past.entries)
+
+
+def _print_past(past: Past) -> None:
+    for name in ("conversation_id", "position", "state", "agent", "title", "waiting_for", "plan", "events"):
+        print(f"{name:16} {brief(getattr(past, name))}")
+
+
+def _print_entries(title: str, entries: Iterable[Entry]) -> None:
+    table = table_of("position", "recorded at", "actor", "kind", "what")
+    table.title = title
+    for one in entries:
+        when = one.recorded_at.isoformat(timespec="seconds")
+        what = brief(one.text) if one.text else brief(one.detail)
+        table.add_row(str(one.position), when, one.actor, one.kind, what)
+    Console().print(table)
+
+
+def diff(
+    conversation_id: Id,
+    first: Annotated[str, typer.Argument(metavar="FROM", help="A position or a time.")],
+    last: Annotated[str, typer.Argument(metavar="TO", help="A position or a time.")] = str(MOST),
+    as_json: Json = False,
+) -> None:
+    """Show what changed in a conversation between two positions or times."""
+    places = place_of("FROM", first), place_of("TO", last)
+    found = answer_of(lambda desk: changes(desk.log, desk.pasts, conversation_id, *places))
+    if as_json:
+        say(found)
+        return
+    _print_changes(found)
+
+
+def _print_changes(found: Changes) -> None:
+    print(f"{found.events} events after position {found.first}, up to {found.last}")
+    for name, (before, after) in found.fields.items():
+        print(f"{name:16} {brief(before)} -> {brief(after)}")
+    _print_entries("New", found.added)
+    _print_entries("Changed, as they are now", [after for _, after in found.changed])
+
+
+# --- questions -----------------------------------------------------------------------------------
+
+
+def list_approvals(
+    conversation: Conversation = None,
+    tool: Tool = None,
+    decision: Annotated[str | None, typer.Option(help="approve, edit, modify or reject")] = None,
+    actor: Annotated[str | None, typer.Option(help="Who decided: user:<subject>")] = None,
+    since: Since = None,
+    until: Until = None,
+    after: After = 0,
+    limit: Limit = FOR_PEOPLE,
+    as_json: Json = False,
+) -> None:
+    """List every decision: who, when, what was asked, what was changed, what came of it."""
+    same = event_filter(
+        conversation=conversation, tool=tool, actor=actor, since=since, until=until, after=after
+    )
+    if decision not in (None, *DECISIONS):
+        raise InvalidFilterError(name="decision", reason=f"it is one of {', '.join(DECISIONS)}")
+    wanted = RequestFilter(conversation, tool, decision, actor, same.since, same.until, after)
+    found = _gathered(
+        lambda desk, wanted, size: approvals(desk.log, desk.questions, wanted, size), wanted, limit
+    )
+    if as_json:
+        for one in found:
+            say(one)
+        return
+    table = table_of("decided", "at", "who", "decision", "tool", "outcome", "what was asked and changed")
+    for one in found:
+        table.add_row(*_decision(one))
+    Console().print(table)
+
+
+def _decision(one: Mapping[str, Any]) -> list[str]:
+    by = one["decided"] or {}
+    changed = {name: by[name] for name in ("arguments_after", "feedback") if by.get(name) is not None}
+    asked = {name: one["asked"][name] for name in ("arguments", "goal") if name in one["asked"]}
+    what = (one["decision"], one["tool"] or "plan", one["outcome"] or "")
+    return [*map(str, (by["position"], by["at"][:19], by["by"], *what)), brief({**asked, **changed})]
+
+
+def retried(
+    conversation: Conversation = None,
+    tool: Tool = None,
+    since: Since = None,
+    until: Until = None,
+    after: After = 0,
+    limit: Limit = FOR_PEOPLE,
+    as_json: Json = False,
+) -> None:
+    """List the rejected calls after which the same tool was tried again."""
+    same = event_filter(conversation=conversation, tool=tool, since=since, until=until, after=after)
+    wanted = RequestFilter(conversation, tool, None, None, same.since, same.until, after)
+    found = _gathered(
+        lambda desk, wanted, size: rejected_and_retried(desk.log, desk.questions, wanted, size), wanted, limit
+    )
+    if as_json:
+        for one in found:
+            say(one)
+        return
+    table = table_of("conversation", "tool", "rejected", "who", "again", "decision", "outcome", "arguments")
+    for one in found:
+        no, again = one["rejected"], one["again"]
+        words = (no["conversation_id"], no["tool"], no["decided"]["position"], no["decided"]["by"])
+        then = (again["asked"]["position"], again["decision"] or "", again["outcome"] or "")
+        table.add_row(*map(str, (*words, *then)), brief(again["asked"]["arguments"]))
+    Console().print(table)
+
+
+def _gathered(
+    ask: Callable[[Audit, RequestFilter, int], Awaitable[Answer[Any]]], wanted: RequestFilter, limit: int
+) -> list[Any]:
+    """Ask page after page until there are so many, or no more."""
+
+    async def asked(desk: Audit) -> list[Any]:
+        found: list[Any] = []
+        following: RequestFilter | None = wanted
+        while following and len(found) < limit:
+            some = (await ask(desk, following, min(200, limit - len(found)))).value
+            found += some.items
+            following = None if some.next is None else replace(following, after=some.next)
+        return found
+
+    return answer_of(asked, is_caught_up=True)
+
+
+def agent(
+    name: Annotated[str, typer.Argument(help="An agent's name.")],
+    since: Since = None,
+    until: Until = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="50 for a table, all for --json.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List everything an agent did between two times."""
+    show_events(event_filter(agent=name, since=since, until=until), limit, as_json)
+
+
+def running(
+    at: Annotated[str | None, typer.Option(help="A time; absent: now.")] = None,
+    limit: Limit = FOR_PEOPLE,
+    as_json: Json = False,
+) -> None:
+    """List the turns that ran at a time, of those accepted in the 24 hours before it."""
+    when = time_of("at", at) or datetime.now(UTC)
+    page = answer_of(lambda desk: desk.questions.running(when, limit))
+    _print_turns([turn_said(row) for row in page.items], as_json)
+
+
+def abandoned(limit: Limit = FOR_PEOPLE, as_json: Json = False) -> None:
+    """List the turns that were running when their server died, newest first."""
+    page = answer_of(lambda desk: desk.questions.ended_badly("abandoned", None, limit))
+    _print_turns([turn_said(row) for row in page.items], as_json)
+
+
+def failed(limit: Limit = FOR_PEOPLE, as_json: Json = False) -> None:
+    """List the turns that failed, and why, newest first."""
+    page = answer_of(lambda desk: desk.questions.ended_badly("failed", None, limit))
+    _print_turns([turn_said(row) for row in page.items], as_json)
+
+
+def _print_turns(turns: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        for turn in turns:
+            say(turn)
+        return
+    table = table_of("accepted_at", "ended_at", "turn_id", "by", "kind", "state", "code", "conversation_id")
+    for turn in turns:
+        table.add_row(*(str(turn[str(column.header)] or "") for column in table.columns))
+    Console().print(table)

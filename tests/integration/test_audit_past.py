@@ -1,0 +1,135 @@
+"""A conversation as it was: at every position what the aggregates and the transcript said at that time."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import count, pairwise
+from typing import Any
+
+from hypothesis import given, settings
+
+from application.frames import IDLE, outcome_of
+from application.past import Past, difference
+from domain.agent import Agent
+from domain.aggregate import By, plain
+from domain.conversation import Conversation
+from infrastructure.postgres.batch import NewEvent
+from infrastructure.postgres.mapper import MinutesMapper
+from infrastructure.postgres.pool import open_pool
+from infrastructure.projections.past import PostgresPast
+from infrastructure.projections.transcript import ENTRIES, Transcript, entry_of
+from tests.folding import folded, logged, numbered
+from tests.projecting import store
+from tests.serving import serving
+from tests.unit.commands import Command, do, histories
+
+MAPPER = MinutesMapper()
+Snapshot = dict[str, Any]
+
+
+def lived(name: str, history: Sequence[Command]) -> Iterator[tuple[list[NewEvent], Snapshot]]:
+    """Let a conversation happen; after each step yield its events, and what its aggregates say then."""
+    by = By("user:ada", "turn-0")
+    conversation, agent = Conversation.begin(name, by), Agent.assign(name, "coder", by)
+    for number, command in enumerate([("rename", ("first",)), *history], start=1):
+        by = By("user:ada", f"turn-{number}")
+        do(conversation, command, by)
+        if number % 4 == 1:
+            agent.switch("ask" if agent.name == "coder" else "coder", "asked", "user:ada", by)
+        made = [*conversation.collect_events(), *agent.collect_events()]
+        events = [MAPPER.to_new_event(event) for event in made]  # type: ignore[arg-type]
+        yield events, snapshot(conversation, agent)
+
+
+def snapshot(conversation: Conversation, agent: Agent) -> Snapshot:
+    outcome = outcome_of(conversation) or IDLE
+    return {
+        "state": conversation.state,
+        "waiting_for": outcome["waiting_for"],
+        "agent": agent.name,
+        "title": conversation.title,
+        "plan": plain(conversation.plan),
+    }
+
+
+async def replays_as_it_was(url: str, name: str, history: Sequence[Command]) -> None:
+    """Write a conversation step by step, snapshots taken; then ask for each position."""
+    taken: dict[int, Snapshot] = {}
+    for events, now in lived(name, history):
+        if events:
+            taken[await asyncio.to_thread(store, url, events)] = now
+    async with open_pool(url, min_size=1, max_size=2) as pool:
+        pasts = PostgresPast(pool, MAPPER)
+        for position, then in taken.items():
+            past = await pasts.as_of(name, position)
+            assert past is not None
+            assert {field: getattr(past, field) for field in then} == then
+            assert past.position == position
+        assert await pasts.as_of(name, min(taken) - 10_000) is None
+
+
+def test_at_every_position_a_conversation_is_what_its_aggregates_said_then(database_url: str) -> None:
+    numbers = count()
+
+    @settings(max_examples=25, deadline=None)
+    @given(histories())
+    def check(history: list[Command]) -> None:
+        asyncio.run(replays_as_it_was(database_url, f"c{next(numbers)}", history))
+
+    check()
+
+
+async def test_at_every_turn_the_transcript_is_what_a_reader_got_then(database_url: str) -> None:
+    said = ["hello", "coder: write hello.py", "hello again", "plan a site", "switch to coder"]
+    async with serving(database_url) as server:
+        http, where, seen = server.client.http, {"conversation_id": "c1"}, {}
+        for words in said:
+            end = (await server.client.say(words, **where))[-1].data
+            now = {"min_position": end["last_position"], "limit": 200}
+            transcript = (await http.get("/v1/conversations/c1/messages", params=now)).json()["entries"]
+            one = (await http.get("/v1/conversations/c1", params=now)).json()["conversation"]
+            seen[end["last_position"]] = (transcript, one, datetime.now(UTC).isoformat())
+        for position, (transcript, one, at) in seen.items():
+            for place in (str(position), at):
+                answer = await http.get("/v1/audit/conversations/c1", params={"at": place})
+                then = answer.json()["conversation"]
+                assert then["entries"] == transcript
+                assert (then["state"], then["agent"]) == (one["state"], one["agent"])
+                assert (then["waiting_for"], then["events"]) == (one["waiting_for"], one["events"])
+        first, last = min(seen), max(seen)
+        query = {"from": first, "to": last}
+        changes = (await http.get("/v1/audit/conversations/c1/changes", params=query)).json()["changes"]
+        old = {entry["position"] for entry in seen[first][0]}
+        assert changes["added"] == [entry for entry in seen[last][0] if entry["position"] not in old]
+        assert changes["events"] == seen[last][1]["events"] - seen[first][1]["events"]
+        assert (await http.get("/v1/audit/conversations/c1", params={"at": "0"})).status_code == 404
+        wrong = await http.get("/v1/audit/conversations/c1", params={"at": "then"})
+        assert (wrong.status_code, wrong.json()["code"]) == (422, "invalid_filter")
+
+
+@settings(deadline=None)
+@given(histories())
+def test_a_difference_says_all_that_differs_and_nothing_else(history: list[Command]) -> None:
+    pasts = list(remembered(history))
+    for before, after in pairwise(pasts):
+        found = difference(before, after)
+        for name in ("state", "waiting_for", "agent", "title", "plan"):
+            both = [getattr(before, name), getattr(after, name)]
+            assert found.fields.get(name, [both[0]] * 2) == both
+            assert (name in found.fields) == (both[0] != both[1])
+        old = {entry.position: entry for entry in before.entries}
+        told = {entry.position for entry in found.added} | {entry.position for _, entry in found.changed}
+        assert told == {entry.position for entry in after.entries if old.get(entry.position) != entry}
+        assert all(old[was.position] == was != now for was, now in found.changed)
+    whole = difference(None, pasts[-1])
+    assert (whole.first, list(whole.added), list(whole.changed)) == (0, list(pasts[-1].entries), [])
+
+
+def remembered(history: Sequence[Command]) -> Iterator[Past]:
+    """Yield what was so after each step, in memory."""
+    events: list[NewEvent] = []
+    for more, now in lived("c1", history):
+        events += more
+        rows = folded(Transcript(), logged(numbered(events)))[ENTRIES.name]
+        entries = [entry_of(row) for row in sorted(rows, key=lambda row: int(row["position"]))]
+        yield Past("c1", len(events), events=len(events), entries=entries, **now)
