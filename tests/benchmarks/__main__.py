@@ -29,6 +29,7 @@ from tests.benchmarks import (
     rebuild,
     rebuild_load,
     turn,
+    verify,
     words,
 )
 from tests.benchmarks.processes import PEERS_PYTHON, REPOSITORY
@@ -52,6 +53,11 @@ BENCHMARKS: dict[str, tuple[str, Callable[[], list[Row]], Callable[[], list[Row]
         "What readers notice of rebuilds",
         rebuild_load.run,
         lambda: rebuild_load.run(events=10_000, calm_s=3),
+    ),
+    "verify": (
+        "Verifying a sealed log",
+        verify.run,
+        lambda: verify.run(events=20_000, rounds=1),
     ),
     "reads": (
         "Reads at 100,000 conversations of 10 entries",
