@@ -103,12 +103,13 @@ def _print_past(past: Past) -> None:
 
 
 def _print_entries(title: str, entries: Iterable[Entry]) -> None:
-    table = table_of("position", "recorded at", "actor", "kind", "what")
+    table = table_of("position", "recorded at", "actor", "kind", "status", "what")
     table.title = title
     for one in entries:
         when = one.recorded_at.isoformat(timespec="seconds")
         what = brief(one.text) if one.text else brief(one.detail)
-        table.add_row(str(one.position), when, one.actor, one.kind, what)
+        status = str(one.detail.get("status") or "")
+        table.add_row(str(one.position), when, one.actor, one.kind, status, what)
     Console().print(table)
 
 

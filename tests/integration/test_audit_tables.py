@@ -1,0 +1,84 @@
+"""What the audit's commands show people, each on a conversation with all kinds of things in it."""
+
+import asyncio
+from pathlib import Path
+
+import psycopg
+import pytest
+from typer.testing import CliRunner
+
+from api.cli import cli
+from infrastructure.projections import checkpoints
+from infrastructure.projections.catching_up import BehindError, catch_up
+from infrastructure.projections.connecting import connect
+from infrastructure.projections.operating import make_tables
+from infrastructure.projections.requests import Requests
+from tests.reading import happen, says
+from tests.unit.commands import TASKS, Command
+
+
+def call(number: int) -> Command:
+    asked = {"model_call_id": "m", "tool": "write_file", "agent": "coder", "rule": "writing"}
+    return (
+        "request_call",
+        (f"call-{number}", {**asked, "requires_decision": True, "arguments": {"n": number}}),
+    )
+
+
+HISTORY: list[Command] = [
+    says("please [b]write[/b] it"), call(1), ("decide_call", ("call-1", "reject", None, "not that")),
+    call(2), ("decide_call", ("call-2", "edit", {"n": 99}, None)),
+    ("receive_tool_result", ("call-2", "written", None)),
+    ("propose_plan", ("p1", "a goal", [TASKS[0].to_json()], "architect")),
+    ("decide_plan", ("p1", 1, "approve", None)),
+]  # fmt: skip
+
+
+def shown(*words: str) -> str:
+    done = CliRunner().invoke(cli, ["audit", *words], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@pytest.fixture
+async def told(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await happen(database_url, "ada", "c1", *HISTORY)
+    monkeypatch.setenv("MINUTEBOOK_DATABASE_URL", database_url)
+    monkeypatch.setenv("COLUMNS", "240")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["events", "--conversation", "c1"], ["[b]write[/b]", "tool_call_edited", "plan_approved"]),
+        (["show", "4"], ["please [b]write[/b] it", "What led to it", "All events of its turn"]),
+        (["show-conversation", "c1"], ["plan_in_execution", "answered", "a goal"]),
+        (["diff", "c1", "4", "9"], ["events after position 4, up to 9", "Changed, as they are now"]),
+        (["approvals"], ["edit", "reject", "not that", '{"n": 99}', "plan", "user:ada"]),
+        (["approvals", "--decision", "edit"], ['{"n": 99}']),
+        (["retried"], ["c1", "write_file", '{"n": 2}']),
+        (["agent", "coder"], ["tool_result_received"]),
+        (["running"], ["turn_id"]),
+        (["abandoned"], ["turn_id"]),
+        (["failed"], ["code"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+async def test_a_command_shows_what_was_so(told: None, words: list[str], expected: list[str]) -> None:
+    output = await asyncio.to_thread(shown, *words)
+    assert [word for word in expected if word not in output] == [], output
+
+
+async def test_a_read_model_that_stands_still_is_said_so(database_url: str, told: None) -> None:
+    make_tables(database_url, [Requests()])
+    with connect(database_url, "another process") as holding:  # it runs the read model, and does nothing
+        assert checkpoints.try_lock(holding, "follow", "requests")
+        with pytest.raises(BehindError, match="requests stands still"):
+            await catch_up(database_url, Requests(), still_s=0.3)
+    await catch_up(database_url, Requests())
+    with psycopg.connect(database_url) as connection:
+        row = connection.execute(
+            "SELECT p.position = h.position FROM projections p, log_head h WHERE name = 'requests'"
+        ).fetchone()
+    assert row == (True,)
