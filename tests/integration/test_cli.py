@@ -159,6 +159,6 @@ def test_the_database_that_is_named_is_used(database_url: str, server_folder: Pa
         assert "the server of MINUTEBOOK_DATABASE_URL" in said_by(server)
         say(server, "help", "there")
         assert server.stop() == 0
-    assert not (server_folder / DATA).exists()
+    assert not (server_folder / DATA / "pg").exists(), "only the keys have their place there"
     with psycopg.connect(database_url) as connection:
         assert connection.execute("SELECT conversation FROM turns").fetchall() == [("there",)]

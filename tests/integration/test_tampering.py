@@ -316,6 +316,32 @@ def test_a_change_of_what_was_stored_of_the_tree_is_found_and_told_from_one_of_a
     assert "not what was sealed" not in told(found), "the events are as they were signed"
 
 
+# ---------------------------------------------------------------- several processes
+def test_a_log_of_several_ranges_is_verified_by_several_processes(database_url: str, tmp_path: Path) -> None:
+    """A range is 65,536 events; what is found in the second is named by its position in the log."""
+    fill(database_url, 66_000)
+    seal(database_url, tmp_path)
+    verifiers, seen = signing_in(tmp_path).verifiers(), list[tuple[int, int]]()
+
+    def verified() -> Verified:
+        return Verification(
+            database_url, verifiers, workers=2, on_progress=lambda *step: seen.append(step)
+        ).run()
+
+    found = verified()
+    assert (found.findings, found.events, found.tiles) == ([], 66_000, 66_000 // 256)
+    assert seen == [(65_536, 66_000), (66_000, 66_000)]
+
+    run(database_url, "UPDATE log SET actor = '' WHERE position IN (65900, 65901)")
+    assert [one.position for one in verified().findings if one.hash_only] == [65_900, 65_901]
+    run(database_url, "UPDATE log SET actor = 'user:Zoë' WHERE position > 65800")
+    assert verified().is_good
+
+    run(database_url, "UPDATE seal_tiles SET hashes = overlay(hashes placing 'x' from 5) WHERE level = 1")
+    assert "the tile over positions 1 to 65536 is as signed" not in told(verified())
+    assert "the tile over positions 1 to 65536 is not what its events give" in told(verified())
+
+
 # ---------------------------------------------------------------- keys
 def test_a_log_sealed_with_keys_that_followed_each_other_fits(log: Sealed) -> None:
     done = rotate(log.url, signing_in(log.folder))
