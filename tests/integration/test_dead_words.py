@@ -7,6 +7,8 @@ from pathlib import Path
 
 import httpx
 
+from tests.integration.saves import query
+from tests.projecting import wait_until
 from tests.serving import ServerProcess
 
 
@@ -36,10 +38,10 @@ def test_a_dead_servers_words_do_not_come_back_with_the_next_server(
     with house as server, ThreadPoolExecutor(1) as pool:
         _say(server, "first", "help")
         pool.submit(_say, server, "dead", "long 2000")
-        time.sleep(1)
+        wait_until(lambda: bool(query(database_url, "SELECT id FROM chunks WHERE turn = 'dead'")))
         server.kill()
         server.start()
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 30
         while httpx.get(f"{server.url}/v1/turns/dead").json()["state"] == "running":
             assert time.monotonic() < deadline
             time.sleep(0.1)

@@ -169,7 +169,10 @@ async def fill(server: Any, turns: int, words: str, conversation_id: str = "c") 
 
 
 @pytest.mark.may_block("a reader with a small window is filled through the kernel's buffers")
-async def test_a_slow_reader_gets_everything_in_order_through_pages(database_url: str) -> None:
+async def test_a_slow_reader_gets_everything_in_order_through_pages(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.feeds.SEND_TIMEOUT_S", 100)  # slow it is, and not to be dropped
     async with serving(database_url) as server:
         with watching(server.url) as sock:
             await fill(server, 16, LONG)  # what the kernel's buffers take

@@ -68,19 +68,27 @@ async def _is_ready(http: httpx.AsyncClient) -> bool:
     return (await http.get("/health/ready")).status_code == 200
 
 
+async def _is_shutting_down(http: httpx.AsyncClient) -> bool:
+    ready = await http.get("/health/ready")
+    return (ready.status_code, ready.json()["server"]) == (503, "shutting_down")
+
+
+async def _runs(http: httpx.AsyncClient, turn_id: str) -> bool:
+    turn = await http.get(f"/v1/turns/{turn_id}")
+    return turn.status_code == 200 and turn.json()["state"] == "running"
+
+
 @pytest.mark.may_block("it starts a server and waits for it")
 async def test_while_shutting_down_nothing_new_begins_and_what_runs_ends(
     database_url: str, server_folder: Path
 ) -> None:
     with ServerProcess(server_folder, database_url=database_url, demo_delay_s=0.05) as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
-            running = asyncio.create_task(Client(http).say("long 30", conversation_id="last"))
-            await asyncio.sleep(0.5)
+            running = asyncio.create_task(Client(http).say("long 80", conversation_id="last", turn_id="t"))
+            await eventually(lambda: _runs(http, "t"), 20)
             assert server._process
             server._process.send_signal(signal.SIGTERM)
-            await asyncio.sleep(0.2)
-            ready = await http.get("/health/ready")
-            assert (ready.status_code, ready.json()["server"]) == (503, "shutting_down")
+            await eventually(lambda: _is_shutting_down(http), 3)
             new = await http.post(
                 "/v1/messages/stream", json={"message": {"type": "user_message", "content": "hello"}}
             )
