@@ -13,6 +13,7 @@ from api import (
     audit,
     audit_questions,
     console,
+    erasing,
     errors,
     exports,
     feeds,
@@ -25,6 +26,7 @@ from api import (
 )
 from application.agents import AgentRoster
 from application.auditing import Audit
+from application.erasing import Eraser
 from application.exporting import ExportStreams
 from application.live import FeedLog, LiveFeed
 from application.ports import Limits, Metrics
@@ -50,6 +52,7 @@ class Doors:
     seals: Seals
     roster: AgentRoster
     model_name: str
+    eraser: Eraser
     identity_header: str | None = None
     scopes_header: str | None = None
     allow_remote: bool = False
@@ -67,7 +70,7 @@ def create_app(doors: Doors) -> FastAPI:
     for name, value in vars(doors).items():
         setattr(app.state, name, value)
     errors.install(app)
-    asking = (reads, amendments, audit, audit_questions, exports, proofs, schema)
+    asking = (reads, amendments, erasing, audit, audit_questions, exports, proofs, schema)
     for door in (streams, feeds, *asking, health, origin, console):
         app.include_router(door.router)
     return app

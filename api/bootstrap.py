@@ -3,9 +3,10 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -13,7 +14,9 @@ import psycopg
 from api.settings import Settings, SettingsError, read_settings
 from application.agents import AgentRoster
 from application.auditing import Audit
+from application.erasing import Erasure
 from application.errors import StoreUnavailableError
+from application.exporting import Format, IsCancelled, Manifest, OnStep, Selection
 from application.ids import new_id
 from application.importing import ImportLog
 from application.live import LiveFeed
@@ -24,6 +27,8 @@ from application.running import Running
 from application.sharing import Mirrors, Sharer
 from application.turn import Kit
 from application.turns import TurnService
+from domain.agent import agent_stream
+from domain.conversation import conversation_stream
 from infrastructure.agents_file import AgentsFileError, load_agents
 from infrastructure.audit import seal_store
 from infrastructure.audit.proving import PostgresSeals
@@ -31,14 +36,15 @@ from infrastructure.audit.rotation import Rotated, rotate
 from infrastructure.audit.sealer import Sealer
 from infrastructure.audit.signing import Signing, parsed_verifiers
 from infrastructure.audit.verify import OnProgress, Verification, Verified, exported_in, workers_here
+from infrastructure.exports import operating as exporting
 from infrastructure.exports.operating import (
     Exports,
     check_export,
     is_export,
     prove_export,
     restore_export,
-    write_export,
 )
+from infrastructure.keys import KeyUnusableError, create_or_read_key, given_key
 from infrastructure.metrics import PrometheusMetrics
 from infrastructure.models import build_models
 from infrastructure.models.demo import DemoModel
@@ -49,7 +55,9 @@ from infrastructure.postgres.audit import PostgresAudit
 from infrastructure.postgres.audit_questions import PostgresQuestions
 from infrastructure.postgres.chunks import PostgresChunks
 from infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from infrastructure.postgres.erasing import PostgresEraser
 from infrastructure.postgres.importing import PostgresImportLog
+from infrastructure.postgres.key_store import KeyStore, MasterKeyError, settle_master
 from infrastructure.postgres.loading import Loader
 from infrastructure.postgres.log import PostgresLog
 from infrastructure.postgres.mapper import MinutesMapper
@@ -59,6 +67,7 @@ from infrastructure.postgres.recent import RecentEvents
 from infrastructure.postgres.tailer import Tailer
 from infrastructure.postgres.turns import PostgresTurns
 from infrastructure.postgres.unit_of_work import PostgresUnitOfWork
+from infrastructure.projections import operating
 from infrastructure.projections.agent_activity import PostgresAgentActivity
 from infrastructure.projections.asking import PostgresCheckpoints
 from infrastructure.projections.catching_up import catch_up
@@ -70,9 +79,7 @@ from infrastructure.projections.operating import (
     list_projections,
     make_tables,
     projection_names,
-    rebuild_projection,
     troubles,
-    verify_projection,
 )
 from infrastructure.projections.past import PostgresPast
 from infrastructure.projections.pending_approvals import PostgresApprovals
@@ -80,7 +87,9 @@ from infrastructure.projections.registry import READ_MODELS
 from infrastructure.projections.requests import Requests
 from infrastructure.projections.transcript import PostgresTranscripts
 from infrastructure.projections.usage import PostgresUsage
+from infrastructure.scrubbing import Scrubbed, Scrubber, scrub
 from infrastructure.shared_metrics import SHARED_METRICS, forget_worker, new_metrics_folder, shared_metrics
+from infrastructure.vault import DataKey, Vault
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -97,6 +106,7 @@ __all__ = [
     "check_settings",
     "checkpoint_notes",
     "database",
+    "erase_conversation",
     "forget_worker",
     "is_export",
     "list_projections",
@@ -112,6 +122,7 @@ __all__ = [
     "rebuild_projection",
     "restore_export",
     "rotate_signing_key",
+    "scrub_erased",
     "shared_metrics",
     "verify_log",
     "verify_projection",
@@ -191,7 +202,7 @@ def check_settings(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def open_house(
+async def open_house(  # noqa: PLR0915 (it opens everything, one after the other)
     settings: Settings, url: str, model: LanguageModel | None = None
 ) -> AsyncIterator[House]:
     """Open everything a server needs, for the length of the block. Raises `SettingsError`.
@@ -204,6 +215,8 @@ async def open_house(
     metrics = PrometheusMetrics()
     roster = _roster(settings)
     router = await asyncio.to_thread(_model, settings, roster)  # reads certificates, imports libraries
+    vault, salt = await asyncio.to_thread(_vault, settings, url)
+    payloads = vault.purpose("turns", salt)
     mapper = MinutesMapper()
     appender = Appender(url, on_batch=metrics.batch_appended)
     # Reads have a pool of their own: however slow they are, turns are accepted and leases renewed.
@@ -212,20 +225,22 @@ async def open_house(
         open_pool(url, min_size=0, max_size=settings.pool_size) as reading,
     ):
         await appender.start()
-        log = PostgresLog(pool, mapper.to_logged)
+        keys = KeyStore(pool, vault)
+        log = PostgresLog(pool, mapper.to_logged, keys)
         recent = RecentEvents()
 
         loader = Loader(pool)
+        forget = _forgetting(vault, recent)
 
         def unit_of_work(conversation_id: str, turn_id: str) -> UnitOfWork:
             return PostgresUnitOfWork(
-                conversation_id, turn_id, node, appender, pool, mapper, recent=recent, loader=loader
+                conversation_id, turn_id, node, appender, pool, mapper, keys, recent=recent, loader=loader
             )
 
         sealer = Sealer(url, _signing(settings), metrics, settings.seal_s)
         kit = Kit(
             unit_of_work=unit_of_work,
-            turns=PostgresTurns(pool, node, settings.lease_s),
+            turns=PostgresTurns(pool, node, settings.lease_s, payloads),
             model=model or router,
             model_name=settings.model,
             roster=roster,
@@ -236,7 +251,7 @@ async def open_house(
         )
         live = LiveFeed(log)
         running = Running(kit, log, settings.lease_s, live.relay)
-        chunks = PostgresChunks(url, pool, node)
+        chunks = PostgresChunks(url, pool, node, vault.purpose("chunks", salt))
         mirrors = Mirrors(chunks, kit.turns, log, live, kit.limits)
         reads = _reads(reading, settings.read_wait_s)
         doors = Doors(
@@ -248,18 +263,21 @@ async def open_house(
             readiness=lambda: _readiness(pool, running, sealer),
             exposition=lambda: _exposition(metrics, reads.approvals),
             reads=reads,
-            audit=_audit(reading, mapper),
-            exports=Exports(reading),
+            audit=_audit(reading, mapper, KeyStore(reading, vault), payloads),
+            exports=Exports(reading, vault),
             seals=PostgresSeals(reading),
             roster=roster,
             model_name=settings.model,
+            eraser=PostgresEraser(pool, node, forget),
             identity_header=settings.identity_header,
             scopes_header=settings.scopes_header,
             allow_remote=settings.allow_remote,
             node=node.partition(":")[2],
         )
-        tailer = Tailer(url, mapper.to_logged, live, mirrors.wake)
-        projector = Projector(url, READ_MODELS if settings.projections else (), metrics)
+
+        tailer = Tailer(url, mapper.to_logged, live, mirrors.wake, keys=keys, on_erased=forget)
+        followed = READ_MODELS if settings.projections else ()
+        projector = Projector(url, followed, metrics, vault=vault)
         await projector.start()
         if settings.seal:
             sealer.start()
@@ -272,11 +290,16 @@ async def open_house(
             asyncio.create_task(mirrors.run(), name="mirrors"),
             asyncio.create_task(live.beat(), name="heartbeats"),
         ]
+        scrubber = Scrubber(
+            url, reading, vault, followed, settings.scrub_delay_s, is_our_server=settings.database_url is None
+        )
+        scrubber.start()
         try:
             yield House(app, running, live, node)
         finally:
             await running.close(0)
             live.close()
+            await scrubber.stop()
             await tailer.stop()
             await projector.stop()
             await sealer.stop()
@@ -291,6 +314,60 @@ async def open_house(
 def _signing(settings: Settings) -> Signing:
     given = settings.signing_key.get_secret_value() if settings.signing_key else None
     return Signing(settings.seal_origin, settings.key_folder, given)
+
+
+def master_key(settings: Settings) -> bytes:
+    """Return the master key: the one that is set, else that of the key folder. Raises `SettingsError`."""
+    try:
+        if settings.master_key:
+            return given_key(settings.master_key.get_secret_value(), "MINUTEBOOK_MASTER_KEY")
+        return create_or_read_key(settings.key_folder / "master.key")
+    except KeyUnusableError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _vault(settings: Settings, url: str) -> tuple[Vault, bytes]:
+    """Return the vault, and the salt of the keys derived from its master key. Raises `SettingsError`."""
+    vault = Vault(master_key(settings))
+    try:
+        return vault, settle_master(url, vault)
+    except MasterKeyError as error:
+        raise SettingsError(str(error)) from None
+
+
+def write_export(
+    settings: Settings,
+    url: str,
+    selection: Selection,
+    form: Format,
+    target: Path,
+    on_step: OnStep,
+    is_cancelled: IsCancelled,
+) -> Manifest | None:
+    """Write an export (`infrastructure.exports.operating`)."""
+    vault, _ = _vault(settings, url)
+    return exporting.write_export(url, selection, form, target, on_step, is_cancelled, vault)
+
+
+def rebuild_projection(settings: Settings, url: str, *how: Any) -> int:
+    """Build a read model anew (`infrastructure.projections.operating`)."""
+    return operating.rebuild_projection(url, _vault(settings, url)[0], *how)
+
+
+def verify_projection(settings: Settings, url: str, *how: Any) -> operating.Verified | None:
+    """Compare a read model with the log (`infrastructure.projections.operating`)."""
+    return operating.verify_projection(url, _vault(settings, url)[0], *how)
+
+
+def _forgetting(vault: Vault, recent: RecentEvents) -> Callable[[str], None]:
+    """Return what lets this process forget a conversation that was erased."""
+
+    def forget(conversation_id: str) -> None:
+        vault.forget(conversation_id)
+        for stream in (conversation_stream(conversation_id), agent_stream(conversation_id)):
+            recent.forget(stream)
+
+    return forget
 
 
 def _roster(settings: Settings) -> AgentRoster:
@@ -366,32 +443,52 @@ def list_turns(url: str, state: str | None, limit: int) -> list[dict[str, Any]]:
     return operator_turns(url, state, limit)
 
 
+async def erase_conversation(
+    settings: Settings, url: str, conversation_id: str, reason: str | None
+) -> Erasure:
+    """Erase a conversation, whosever it is, for an operator. Raises what the endpoint says."""
+    await asyncio.to_thread(_vault, settings, url)
+    async with open_pool(url, min_size=1, max_size=1) as pool:
+        eraser = PostgresEraser(pool, f"erase:{os.getpid()}", lambda _: None)
+        return await eraser.erase(conversation_id, None, "operator", reason)
+
+
+def scrub_erased(settings: Settings, url: str, on_progress: Callable[[Progress], None]) -> Scrubbed:
+    """Write anew the files that held what was erased (`infrastructure.scrubbing`)."""
+    vault, _ = _vault(settings, url)
+    ours = settings.database_url is None
+    return scrub(url, vault, READ_MODELS, is_our_server=ours, on_progress=on_progress)
+
+
 @asynccontextmanager
-async def open_import_log(url: str) -> AsyncIterator[ImportLog]:
+async def open_import_log(settings: Settings, url: str) -> AsyncIterator[ImportLog]:
     """Open what an import writes to, for the length of the block."""
+    vault, _ = await asyncio.to_thread(_vault, settings, url)
     appender = Appender(url)
     await appender.start()
     try:
-        yield PostgresImportLog(appender, MinutesMapper())
+        yield PostgresImportLog(appender, MinutesMapper(), vault)
     finally:
         await appender.stop()
 
 
 @asynccontextmanager
-async def open_audit(url: str, *, is_caught_up: bool = False) -> AsyncIterator[Audit]:
+async def open_audit(settings: Settings, url: str, *, is_caught_up: bool = False) -> AsyncIterator[Audit]:
     """Open the log for an auditor, for the length of the block; no server needs to run.
 
     `is_caught_up` first lets the read model of calls and plans get to the head of the log.
     """
+    vault, salt = await asyncio.to_thread(_vault, settings, url)
     if is_caught_up:
-        await catch_up(url, Requests())
+        await catch_up(url, Requests(), vault)
     async with open_pool(url, min_size=0, max_size=2) as pool:
-        yield _audit(pool, MinutesMapper())
+        keys, payloads = KeyStore(pool, vault), vault.purpose("turns", salt)
+        yield _audit(pool, MinutesMapper(), keys, payloads)
 
 
-def _audit(pool: Pool, mapper: MinutesMapper) -> Audit:
-    log = PostgresAudit(pool, mapper.to_logged)
-    return Audit(log, PostgresPast(pool, mapper), PostgresQuestions(pool, log))
+def _audit(pool: Pool, mapper: MinutesMapper, keys: KeyStore, payloads: DataKey) -> Audit:
+    log = PostgresAudit(pool, mapper.to_logged, keys, payloads)
+    return Audit(log, PostgresPast(pool, mapper, keys), PostgresQuestions(pool, log))
 
 
 # ---------------------------------------------------------------- audit: what was sealed

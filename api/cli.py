@@ -18,6 +18,7 @@ from rich.table import Table
 from api import (
     cli_audit,
     cli_audit_questions,
+    cli_erase,
     cli_export,
     cli_import,
     cli_projections,
@@ -49,6 +50,7 @@ cli_export.register(cli_audit.audit)
 cli_verify.register(cli_audit.audit)
 cli.add_typer(cli_audit.audit, name="audit")
 cli.command("import")(cli_import.import_conversations)
+cli.command(epilog="Try `minutebook erase CONVERSATION --reason 'asked for by the person'`.")(cli_erase.erase)
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for scripts.")]
 
 

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from api.bootstrap import database, open_audit, read_settings
+from api.bootstrap import Settings, database, open_audit, read_settings
 from application.audit import EventPage, event_said, every_page
 from application.audit_filter import EventFilter, event_filter
 from application.queries import Answer
@@ -69,12 +69,15 @@ def events(
 
 def show_events(wanted: EventFilter, limit: int | None, as_json: bool) -> None:
     """Print what is wanted: lines of JSON as they are found, or a table."""
-    with database(read_settings()) as url:
-        asyncio.run(_print_events(url, wanted, limit, as_json))
+    settings = read_settings()
+    with database(settings) as url:
+        asyncio.run(_print_events(settings, url, wanted, limit, as_json))
 
 
-async def _print_events(url: str, wanted: EventFilter, limit: int | None, as_json: bool) -> None:
-    async with open_audit(url, is_caught_up=wanted.tool is not None) as desk:
+async def _print_events(
+    settings: Settings, url: str, wanted: EventFilter, limit: int | None, as_json: bool
+) -> None:
+    async with open_audit(settings, url, is_caught_up=wanted.tool is not None) as desk:
         if as_json:
             async for page in every_page(desk.log, wanted, limit):
                 for event in page.value.events:

@@ -51,12 +51,13 @@ def register(audit: typer.Typer) -> None:
 
 def answer_of(ask: Callable[[Audit], Awaitable[T]], *, is_caught_up: bool = False) -> T:
     """Ask the database of the settings one question."""
+    settings = read_settings()
 
     async def asked(url: str) -> T:
-        async with open_audit(url, is_caught_up=is_caught_up) as desk:
+        async with open_audit(settings, url, is_caught_up=is_caught_up) as desk:
             return await ask(desk)
 
-    with database(read_settings()) as url:
+    with database(settings) as url:
         return asyncio.run(asked(url))
 
 

@@ -52,12 +52,13 @@ def export(
     bytes too: `minutebook import` takes such a file into an empty store.
     """
     selection = selected(from_place, until_place, conversation, types or ())
+    settings = read_settings()
     with (
-        database(read_settings()) as url,
+        database(settings) as url,
         until_interrupted() as is_cancelled,
         _bar("exporting", as_json) as show,
     ):
-        written = write_export(url, selection, _form(form), to, _steps(show), is_cancelled)
+        written = write_export(settings, url, selection, _form(form), to, _steps(show), is_cancelled)
     if written is None:
         _say({"phase": "interrupted"}, "Stopped; run it again to go on.", as_json)
         sys.exit(INTERRUPTED)

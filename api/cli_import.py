@@ -12,7 +12,15 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from api.bootstrap import SettingsError, database, is_export, open_import_log, read_settings, restore_export
+from api.bootstrap import (
+    Settings,
+    SettingsError,
+    database,
+    is_export,
+    open_import_log,
+    read_settings,
+    restore_export,
+)
 from application.importing import Importing, ImportLog, read_chats
 from domain.errors import MinutebookError
 
@@ -40,8 +48,9 @@ def import_conversations(
         return
     text = _read(file)
     counts = {"imported": 0, "already_there": 0, "bad": 0, "events": 0}
-    with database(read_settings()) as url, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_import(url, text, Importing(subject, agent), counts))
+    settings = read_settings()
+    with database(settings) as url, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_import(settings, url, text, Importing(subject, agent), counts))
     if as_json:
         print(json.dumps(counts))
     else:
@@ -74,13 +83,15 @@ def _read(file: Path) -> bytes:
         raise SettingsError(f"{file} cannot be read: {error.strerror}.") from None
 
 
-async def _import(url: str, text: bytes, importing: Importing, counts: dict[str, int]) -> None:
+async def _import(
+    settings: Settings, url: str, text: bytes, importing: Importing, counts: dict[str, int]
+) -> None:
     try:
         chats = list(read_chats(text))
     except MinutebookError as error:
         raise SettingsError(str(error)) from None
     columns = (TextColumn("importing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    async with open_import_log(url) as log:
+    async with open_import_log(settings, url) as log:
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             bar = progress.add_task("", total=len(chats))
             for some in _by(chats, AT_ONCE):

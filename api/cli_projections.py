@@ -14,6 +14,7 @@ from rich.table import Table
 
 from api.bootstrap import (
     Difference,
+    Settings,
     database,
     list_projections,
     projection_names,
@@ -67,12 +68,13 @@ def rebuild(
     Ctrl-C stops it; the same command then goes on where it was. `--verify` changes nothing, and ends with
     exit code 1 where a row is not what the log says.
     """
-    with database(read_settings()) as url, until_interrupted() as is_cancelled:
+    settings = read_settings()
+    with database(settings) as url, until_interrupted() as is_cancelled:
         try:
             for name in projection_names(names or []):
                 with _bar(name, as_json) as show:
                     one = _verify if verify else _rebuild
-                    if not one(url, name, show, is_cancelled, as_json):
+                    if not one(settings, url, name, show, is_cancelled, as_json):
                         sys.exit(INTERRUPTED if is_cancelled() else 1)
         except MinutebookError as error:
             _say({"error": error.code, "message": str(error)}, str(error), as_json, sys.stderr)
@@ -80,10 +82,15 @@ def rebuild(
 
 
 def _rebuild(
-    url: str, name: str, show: Callable[[Step], None], is_cancelled: Callable[[], bool], as_json: bool
+    settings: Settings,
+    url: str,
+    name: str,
+    show: Callable[[Step], None],
+    is_cancelled: Callable[[], bool],
+    as_json: bool,
 ) -> bool:
     started = time.monotonic()
-    position = rebuild_projection(url, name, show, is_cancelled)
+    position = rebuild_projection(settings, url, name, show, is_cancelled)
     if position < 0:
         _say({"projection": name, "phase": "interrupted"}, f"{name}: stopped; run it again to go on", as_json)
         return False
@@ -94,7 +101,12 @@ def _rebuild(
 
 
 def _verify(
-    url: str, name: str, show: Callable[[Step], None], is_cancelled: Callable[[], bool], as_json: bool
+    settings: Settings,
+    url: str,
+    name: str,
+    show: Callable[[Step], None],
+    is_cancelled: Callable[[], bool],
+    as_json: bool,
 ) -> bool:
     def tell(it: Difference) -> None:
         told = {
@@ -106,7 +118,7 @@ def _verify(
         }
         _say(told, f"{it.table} {it.key}: {_what_differs(it)}", as_json)
 
-    verified = verify_projection(url, name, show, is_cancelled, tell)
+    verified = verify_projection(settings, url, name, show, is_cancelled, tell)
     if verified is None:
         return False
     told = {"projection": name, "position": verified.position, "differences": verified.differences}

@@ -40,6 +40,7 @@ STATUS: Final[Mapping[str, int]] = {
     "turn_id_reused": 409,
     "turn_in_progress": 409,
     "turn_not_retryable": 409,
+    "conversation_erased": 410,
     "message_too_large": 413,
     "invalid_cursor": 422,
     "invalid_filter": 422,

@@ -34,6 +34,9 @@ class Settings(BaseSettings):
     )
     data: Path = Field(Path(".minutebook"), description="Where the embedded PostgreSQL keeps its data.")
     keys: Path | None = Field(None, description="The folder of the keys; absent: `keys` in that of the data.")
+    master_key: SecretStr | None = Field(
+        None, description="The master key, or its file; absent: `master.key` among the keys."
+    )
     host: str = Field("127.0.0.1", description="The address to listen on.")
     port: int = Field(8000, ge=0, le=65_535, description="The port to listen on; 0 takes a free one.")
     workers: Annotated[int, Field(ge=1, le=64)] = Field(
@@ -80,6 +83,12 @@ class Settings(BaseSettings):
     seal_origin: str = Field("minutebook", description="The name of this log in its checkpoints.")
     signing_key: SecretStr | None = Field(
         None, description="The key of checkpoints, or its file; absent: `signing.key` among the keys."
+    )
+    scrub_delay_s: float = Field(
+        60.0,
+        ge=0,
+        le=86_400,
+        description="How long after an erasure the files that held it are written anew.",
     )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="What is logged.")
 

@@ -84,6 +84,18 @@ class Conversation(SignedAggregate):
 
         TOPIC = "conversation.reopened"
 
+    class Erased(Event):
+        """The contents were destroyed for good: this is the receipt, and nothing comes after it.
+
+        `owner` is whose it was, `started_at` when it began (ISO 8601); `erased` counts what there was.
+        """
+
+        TOPIC = "conversation.erased"
+        reason: str | None
+        owner: str
+        started_at: str
+        erased: Mapping[str, int]
+
     class UserMessageReceived(Event):
         """A person said something."""
 

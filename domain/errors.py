@@ -24,6 +24,12 @@ class ConversationNotFoundError(MinutebookError):
     code = "conversation_not_found"
 
 
+class ConversationErasedError(MinutebookError):
+    """The contents of this conversation were erased; it takes nothing more."""
+
+    code = "conversation_erased"
+
+
 class ConversationArchivedError(MinutebookError):
     """The conversation is archived; reopen it before you go on."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from tests.serving import REPOSITORY
+from tests.serving import MASTER_KEY, REPOSITORY
 
 DATA = ".minutebook"
 
@@ -25,7 +25,10 @@ def minutebook(folder: Path, *arguments: str, **settings: object) -> subprocess.
 def environment(settings: dict[str, Any]) -> dict[str, str]:
     ours = re.compile("MINUTEBOOK_|OPENAI_|ANTHROPIC_")
     kept = {key: value for key, value in os.environ.items() if not ours.match(key)}
-    given = {f"MINUTEBOOK_{name.upper()}": str(value) for name, value in settings.items()}
+    given = {
+        f"MINUTEBOOK_{name.upper()}": str(value)
+        for name, value in {"master_key": MASTER_KEY, **settings}.items()
+    }
     return {**kept, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200", **given}
 
 

@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
-import psycopg
 
+from tests.opened import opened_log
 from tests.serving import Serving, serving
 
 PLAN = "plan-approval-p"
@@ -90,9 +90,7 @@ def only(chunks: list[Chunk], type_: str) -> Chunk:
 
 
 def stored(url: str, type_: str) -> list[dict[str, Any]]:
-    with psycopg.connect(url) as connection:
-        query = "SELECT convert_from(data, 'UTF8') FROM log WHERE type = %s ORDER BY position"
-        return [json.loads(data) for (data,) in connection.execute(query, [type_])]
+    return [json.loads(row.data) for row in opened_log(url) if row.type == type_]
 
 
 async def proposed(ide: Origin) -> Chunk:

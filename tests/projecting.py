@@ -16,6 +16,7 @@ from infrastructure.postgres.mapper import MinutesMapper
 from infrastructure.projections.follow import Projector
 from infrastructure.projections.read_model import ReadModel, RowKey, Rows, Table
 from infrastructure.projections.reading import COLUMNS, StoredEvent
+from tests.opened import vault
 from tests.unit.commands import Command, do
 
 COUNTS = Table(
@@ -207,7 +208,7 @@ def is_at(url: str, model: ReadModel, position: int) -> Callable[[], bool]:
 
 @asynccontextmanager
 async def projecting(url: str, *models: ReadModel, retry_s: float = 0.2) -> AsyncIterator[Projector]:
-    projector = Projector(url, models, retry_s=retry_s)
+    projector = Projector(url, models, retry_s=retry_s, vault=vault())
     await projector.start()
     try:
         yield projector

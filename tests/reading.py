@@ -18,6 +18,7 @@ from infrastructure.projections.read_model import ReadModel
 from infrastructure.projections.reading import read_page
 from infrastructure.projections.registry import READ_MODELS
 from infrastructure.projections.writing import Store
+from tests.opened import vault
 from tests.projecting import happened, store
 from tests.serving import Serving
 from tests.unit.commands import Command
@@ -60,7 +61,7 @@ def catch_up(url: str, *models: ReadModel) -> None:
         for model in models or READ_MODELS:
             position = checkpoints.make_sure(connection, model).position
             store, mark = Store(model), LiveMark(model.name, model.version)
-            while (page := read_page(connection, position)).last > position:
+            while (page := read_page(connection, position, vault=vault())).last > position:
                 position = fold_page(connection, model, store, mark, page) or 0
                 assert position == page.last
 

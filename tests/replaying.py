@@ -10,9 +10,7 @@ from itertools import count
 from typing import Any
 from uuid import uuid4
 
-import psycopg
-from psycopg.rows import dict_row
-
+from tests.opened import opened_log
 from tests.recorded_model import MARK, Message, RecordedModel
 from tests.serving import Client, SseFrame, frames_of
 
@@ -113,13 +111,14 @@ class LogRow:
 
 
 def read_log(database_url: str) -> list[LogRow]:
-    """Read the whole log, as plain SQL finds it."""
-    with psycopg.connect(database_url, row_factory=dict_row) as connection:
-        rows = connection.execute(
-            "SELECT position, stream, version, conversation, turn, type, actor, data "
-            "FROM log ORDER BY position"
-        ).fetchall()
-    return [LogRow(**{**row, "data": _own_fields(row["data"])}) for row in rows]
+    """Read the whole log, as its bytes say it."""
+    return [
+        LogRow(
+            row.position, row.stream, row.version, row.conversation, row.turn, row.type, row.actor,
+            _own_fields(row.data),
+        )
+        for row in opened_log(database_url)
+    ]  # fmt: skip
 
 
 def _own_fields(stored: bytes) -> dict[str, Any]:

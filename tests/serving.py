@@ -26,6 +26,8 @@ from application.ports import LanguageModel
 REPOSITORY = Path(__file__).parent.parent
 # Servers on one database seal with one key, and leave no key behind in the folder the tests run in.
 SIGNING_KEY = base64.b64encode(b"the signing key of all the tests").decode()
+# Every server of a test opens what the others have sealed.
+MASTER_KEY = base64.b64encode(bytes(range(32))).decode()
 TERMINAL = ("turn.committed", "turn.failed")
 
 
@@ -126,7 +128,8 @@ async def serving(database_url: str, **settings: Any) -> AsyncIterator[Serving]:
     `answering` is asked instead of all models that the settings name.
     """
     answering: LanguageModel | None = settings.pop("answering", None)
-    given = {"demo_delay_s": 0, "port": 0, "grace_s": 2, "signing_key": SIGNING_KEY, **settings}
+    keys = {"master_key": MASTER_KEY, "signing_key": SIGNING_KEY}
+    given = {"demo_delay_s": 0, "port": 0, "grace_s": 2, **keys, **settings}
     read = Settings(_env_file=None, database_url=database_url, **given)
     sock = listen(read.host, read.port)
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
@@ -149,7 +152,7 @@ class ServerProcess:
 
     def __init__(self, folder: Path, **environment: Any) -> None:
         self._folder = folder
-        environment = {"signing_key": SIGNING_KEY, **environment}
+        environment = {"master_key": MASTER_KEY, "signing_key": SIGNING_KEY, **environment}
         self._environment = {f"MINUTEBOOK_{name.upper()}": str(value) for name, value in environment.items()}
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""

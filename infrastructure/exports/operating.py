@@ -5,26 +5,35 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from application.exporting import Checked, Format, IsCancelled, Manifest, OnStep, Selection
+from application.ports import LoggedEvent
 from infrastructure.audit.signing import parsed_verifiers
 from infrastructure.exports import manifests, proving, selecting
-from infrastructure.exports.encoding import Encoder, each, encoder, told
+from infrastructure.exports.encoding import Decode, Encoder, each, encoder, told
 from infrastructure.exports.exporting import Export
 from infrastructure.exports.restoring import OnEvents, is_export, restore
+from infrastructure.postgres.key_store import keys_now, opened
 from infrastructure.postgres.log import Row
 from infrastructure.postgres.mapper import MinutesMapper
 from infrastructure.postgres.pool import Pool, store_errors
+from infrastructure.vault import StoredDataError, Vault
 
 __all__ = ["Exports", "check_export", "is_export", "prove_export", "restore_export", "write_export"]
 
 
 def write_export(
-    url: str, selection: Selection, form: Format, target: Path, on_step: OnStep, is_cancelled: IsCancelled
+    url: str,
+    selection: Selection,
+    form: Format,
+    target: Path,
+    on_step: OnStep,
+    is_cancelled: IsCancelled,
+    vault: Vault | None = None,
 ) -> Manifest | None:
     """Write an export and its manifest, or what is missing of them; None where it was cancelled.
 
     Raises `ExportError`.
     """
-    decode = each(MinutesMapper().to_logged)
+    decode = _opening(url, vault) if vault else each(MinutesMapper().to_logged)
     return Export(url, selection, form, target, decode, on_step=on_step, is_cancelled=is_cancelled).run()
 
 
@@ -47,12 +56,30 @@ def restore_export(url: str, file: Path, on_events: OnEvents) -> int:
     return restore(url, file, on_events)
 
 
+def _opening(url: str, vault: Vault) -> Decode:
+    """Return what opens rows and decodes them; one that cannot be read is None."""
+    to_logged = MinutesMapper().to_logged
+
+    def decode(rows: Sequence[Row]) -> Sequence[LoggedEvent | None]:
+        keys = keys_now(url, vault, {row.conversation for row in rows if row.conversation})
+
+        def opened_and_decoded(row: Row) -> LoggedEvent:
+            try:
+                return to_logged(opened(row, keys))
+            except StoredDataError as error:
+                raise ValueError(str(error)) from None
+
+        return each(opened_and_decoded)(rows)
+
+    return decode
+
+
 class Exports:
     """Exports for whoever reads them over a network: a page is read when the one before it is sent."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, vault: Vault) -> None:
         self._pool = pool
-        self._decode = each(MinutesMapper().to_logged)
+        self._decode = _opening(str(pool.conninfo), vault)
 
     async def settled(self, selection: Selection) -> Selection:
         """Return the selection with its range fixed. Raises `ExportError` and `StoreUnavailableError`."""

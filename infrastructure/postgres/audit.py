@@ -17,9 +17,10 @@ from application.errors import TurnNotFoundError
 from application.ports import LoggedEvent, TurnRow
 from application.queries import Answer
 from infrastructure.postgres.audit_walk import Bounds, Walk, walk_of
-from infrastructure.postgres.log import Row
+from infrastructure.postgres.log import Opening, Row
 from infrastructure.postgres.pool import Pool, store_errors
 from infrastructure.postgres.turns import PostgresTurns
+from infrastructure.vault import DataKey
 
 # A filter by text decodes what the other filters leave; a page of it ends after as much as this.
 TEXT_EVENTS: Final = 20_000
@@ -62,10 +63,17 @@ class PostgresAudit:
     Whatever is shown was decoded by the one `decode`. All methods raise `StoreUnavailableError`.
     """
 
-    def __init__(self, pool: Pool, decode: Callable[[Row], LoggedEvent]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        decode: Callable[[Row], LoggedEvent],
+        keys: Opening,
+        payloads: DataKey | None = None,
+    ) -> None:
         self._pool = pool
+        self._keys = keys
         self._decode = decode
-        self._turns = PostgresTurns(pool, "", 0)
+        self._turns = PostgresTurns(pool, "", 0, payloads)
 
     async def page(self, wanted: EventFilter, limit: int) -> Answer[EventPage]:
         """Return at most `limit` events. Raises `TurnNotFoundError`."""
@@ -87,7 +95,7 @@ class PostgresAudit:
         while wanted:
             async with self.by_index() as connection:
                 rows = await _rows(connection, wanted, newest_first=False)
-            found |= {row.position: self._decode(row) for row in rows}
+            found |= {row.position: self._decode(row) for row in await self._keys.opened(rows)}
             wanted = [position for position in wanted if rows and position > rows[-1].position]
         return found
 
@@ -132,7 +140,8 @@ class PostgresAudit:
         steps = await walk.steps(connection, limit)
         rows = await _rows(connection, steps.positions, wanted.newest_first)
         cut = len(rows) < len(steps.positions)  # they are large: the rest comes with the next page
-        return EventPage([self._decode(row) for row in rows], rows[-1].position if cut else steps.next)
+        events = [self._decode(row) for row in await self._keys.opened(rows)]
+        return EventPage(events, rows[-1].position if cut else steps.next)
 
     async def _search(
         self, connection: AsyncConnection[Any], walk: Walk, wanted: EventFilter, limit: int

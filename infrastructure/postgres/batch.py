@@ -12,8 +12,8 @@ from typing import Any
 from application.ports import Closing
 from infrastructure.postgres.arrays import ByteaArray, Int4Array, Int8Array, TextArray
 
-APPEND = f"SELECT * FROM append_batch({', '.join(['%b'] * 26)})"
-APPEND_NUMBERED = f"SELECT * FROM append_batch({', '.join(f'${n}' for n in range(1, 27))})"
+APPEND = f"SELECT * FROM append_batch({', '.join(['%b'] * 29)})"
+APPEND_NUMBERED = f"SELECT * FROM append_batch({', '.join(f'${n}' for n in range(1, 30))})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,14 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class NewKey:
+    """The key of a conversation that begins with this save, wrapped."""
+
+    conversation: str
+    wrapped: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Save:
     """What is stored whole or not at all.
 
@@ -52,6 +60,7 @@ class Save:
     closing: Closing | None = None
     node: str = ""
     snapshots: Sequence[Snapshot] = field(default=())
+    key: NewKey | None = None
 
     @property
     def streams(self) -> frozenset[str]:
@@ -99,6 +108,7 @@ def parameters(saves: Sequence[Save]) -> list[Any]:
         *_expectation_columns(saves),
         *_closing_columns(saves),
         *_snapshot_columns(saves),
+        *_key_columns(saves),
     ]
 
 
@@ -171,5 +181,18 @@ def _snapshots(rows: Sequence[tuple[int, Snapshot]]) -> list[Any]:
     ]
 
 
-_NO_CLOSINGS, _NO_SNAPSHOTS = _closings(()), _snapshots(())
+def _key_columns(saves: Sequence[Save]) -> list[Any]:
+    rows = [(number, save.key) for number, save in enumerate(saves, 1) if save.key is not None]
+    return _keys(rows) if rows else _NO_KEYS
+
+
+def _keys(rows: Sequence[tuple[int, NewKey]]) -> list[Any]:
+    return [
+        Int4Array([number for number, _ in rows]),
+        TextArray([key.conversation for _, key in rows]),
+        ByteaArray([key.wrapped for _, key in rows]),
+    ]
+
+
+_NO_CLOSINGS, _NO_SNAPSHOTS, _NO_KEYS = _closings(()), _snapshots(()), _keys(())
 TYPES = [array.oid for array in parameters(())]  # what `append_batch` takes, as PostgreSQL numbers its types

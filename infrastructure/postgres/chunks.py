@@ -11,6 +11,7 @@ from application.frames import Frame
 from application.sharing import Chunk
 from infrastructure.postgres.connections import arguments
 from infrastructure.postgres.pool import Pool, store_errors
+from infrastructure.vault import DataKey
 
 CHUNKS_CHANNEL: Final = "minutebook_chunks"
 
@@ -19,7 +20,7 @@ _KEEP: Final = f"""
     WITH kept AS (
         INSERT INTO chunks (node, turn, attempt, conversation, frames)
         SELECT %(node)s, c.turn, c.attempt, c.conversation, c.frames
-          FROM unnest(%(turns)s::text[], %(attempts)s::int[], %(conversations)s::text[], %(frames)s::text[])
+          FROM unnest(%(turns)s::text[], %(attempts)s::int[], %(conversations)s::text[], %(frames)s::bytea[])
             AS c (turn, attempt, conversation, frames)),
     gone AS (DELETE FROM chunks WHERE turn = ANY(%(ended)s))
     SELECT pg_notify('{CHUNKS_CHANNEL}', '')"""
@@ -37,10 +38,11 @@ OVERLAP: Final = 500
 class PostgresChunks:
     """One node's side of the shared chunks. Whatever goes wrong here costs provisional frames only."""
 
-    def __init__(self, conninfo: str, pool: Pool, node: str) -> None:
+    def __init__(self, conninfo: str, pool: Pool, node: str, key: DataKey) -> None:
         self._conninfo = conninfo
         self._pool = pool
         self._node = node
+        self._key = key
         self._connection: psycopg.AsyncConnection | None = None
 
     async def keep(self, chunks: Sequence[Chunk], ended: Sequence[str]) -> None:
@@ -50,7 +52,7 @@ class PostgresChunks:
             "turns": [chunk.turn_id for chunk in chunks],
             "attempts": [chunk.attempt for chunk in chunks],
             "conversations": [chunk.conversation_id for chunk in chunks],
-            "frames": [_written(chunk.frames) for chunk in chunks],
+            "frames": [self._key.seal(_written(chunk.frames), _about(chunk.turn_id)) for chunk in chunks],
             "ended": list(ended),
         }
         try:
@@ -78,7 +80,8 @@ class PostgresChunks:
             cursor = await connection.execute(_READ, values, prepare=True)
             rows = await cursor.fetchall()
         chunks = [
-            Chunk(turn, attempt, where, _read(frames, attempt)) for _, turn, attempt, where, frames in rows
+            Chunk(turn, attempt, where, _read(self._key.open(frames, _about(turn)), attempt))
+            for _, turn, attempt, where, frames in rows
         ]
         return chunks, max([after, *(row[0] for row in rows)])
 
@@ -102,9 +105,14 @@ class PostgresChunks:
         return self._connection
 
 
-def _written(frames: Sequence[Frame]) -> str:
-    return json.dumps([[frame.type, frame.seq, frame.body] for frame in frames], separators=(",", ":"))
+def _about(turn_id: str) -> bytes:
+    return f"chunk\n{turn_id}".encode()
 
 
-def _read(text: str, attempt: int) -> list[Frame]:
+def _written(frames: Sequence[Frame]) -> bytes:
+    said = [[frame.type, frame.seq, frame.body] for frame in frames]
+    return json.dumps(said, separators=(",", ":")).encode()
+
+
+def _read(text: bytes, attempt: int) -> list[Frame]:
     return [Frame(type_, attempt, seq, body) for type_, seq, body in json.loads(text)]

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 from psycopg.rows import class_row
 
@@ -42,19 +43,27 @@ class Row:
     data: bytes
 
 
+class Opening(Protocol):
+    """What opens sealed rows."""
+
+    async def opened(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """Return the rows with their data as it was before it was sealed."""
+
+
 class PostgresLog:
     """Reads the log; every read is one statement on a connection held no longer than that.
 
     All methods raise `StoreUnavailableError` when the database does not answer.
     """
 
-    def __init__(self, pool: Pool, decode: Callable[[Row], LoggedEvent]) -> None:
+    def __init__(self, pool: Pool, decode: Callable[[Row], LoggedEvent], keys: Opening | None = None) -> None:
         self._pool = pool
         self._decode = decode
+        self._keys = keys
 
     async def read(self, first: int, last: int) -> Sequence[LoggedEvent]:
         """Return the events with positions from `first` to `last`, both included, in order."""
-        return [self._decode(row) for row in await self.rows(first, last)]
+        return [self._decode(row) for row in await self._opened(await self.rows(first, last))]
 
     async def head(self) -> int:
         """Return the position of the newest event, 0 for an empty log."""
@@ -81,7 +90,7 @@ class PostgresLog:
             query, values = _AFTER_OF_OWNER, (position, window, f"user:{owner}", limit)
             if window >= await self.head():
                 window = None
-        events = [self._decode(row) for row in await self._fetch(query, values)]
+        events = [self._decode(row) for row in await self._opened(await self._fetch(query, values))]
         return events, events[-1].position if len(events) == limit else window
 
     async def owner_of(self, conversation_id: str) -> str | None:
@@ -92,12 +101,13 @@ class PostgresLog:
         return str(row[0]).removeprefix("user:") if row else None
 
     async def rows(self, first: int, last: int) -> Sequence[Row]:
-        """Return the stored rows with positions from `first` to `last`, both included, in order."""
+        """Return the stored rows from `first` to `last`, both included, in order, byte for byte."""
         return await self._fetch(_RANGE, (first, last))
 
     async def page_backwards(self, stream: str, before: int | None, size: int) -> Sequence[Row]:
         """Return up to `size` rows of the stream with versions below `before`, newest first."""
-        return await self._fetch(_BACKWARDS, (stream, _NEWEST_VERSION if before is None else before, size))
+        newest = _NEWEST_VERSION if before is None else before
+        return await self._opened(await self._fetch(_BACKWARDS, (stream, newest, size)))
 
     async def newest_first(
         self, stream: str, before: int | None = None, size: int = 100
@@ -107,6 +117,9 @@ class PostgresLog:
             for row in rows:
                 yield row
             before = rows[-1].version
+
+    async def _opened(self, rows: Sequence[Row]) -> Sequence[Row]:
+        return await self._keys.opened(rows) if self._keys else rows
 
     async def _fetch(self, query: str, values: Sequence[object]) -> Sequence[Row]:
         async with store_errors(), self._pool.connection() as connection:

@@ -39,6 +39,11 @@ class RecentEvents:
         while self._bytes > self._most_bytes:
             self._drop(next(iter(self._events)))
 
+    def forget(self, stream: str) -> None:
+        """Forget every event of the stream: it was erased."""
+        for key in [key for key in self._events if key[0] == stream]:
+            self._drop(key)
+
     def _drop(self, key: tuple[str, int]) -> None:
         if key not in self._events:
             return

@@ -9,9 +9,10 @@ from psycopg.rows import class_row
 
 from application.live import LiveFeed
 from application.ports import LoggedEvent
+from domain.conversation import Conversation
 from infrastructure.postgres.chunks import CHUNKS_CHANNEL
 from infrastructure.postgres.connections import arguments
-from infrastructure.postgres.log import Row
+from infrastructure.postgres.log import Opening, Row
 from infrastructure.postgres.notifier import CHANNEL
 
 PAGE = 1000
@@ -19,6 +20,16 @@ _PAGE = (
     "SELECT position, stream, version, type, conversation, turn, actor, recorded_at, data"
     " FROM log WHERE position > %b ORDER BY position LIMIT %b"
 )
+_ERASED = (
+    "SELECT conversation FROM log WHERE type = %s AND position >> 12 >= %s::bigint >> 12"
+    " AND position > %s AND position <= %s"
+)
+ERASED = Conversation.Erased.TOPIC
+
+
+def _ignore(_: str) -> None:
+    return None
+
 
 logger = structlog.get_logger("minutebook.tailer")
 
@@ -37,12 +48,16 @@ class Tailer:
         live: LiveFeed,
         on_chunks: Callable[[], None],
         poll_s: float = 0.2,
+        keys: Opening | None = None,
+        on_erased: Callable[[str], None] = _ignore,
     ) -> None:
         self._conninfo = conninfo
         self._decode = decode
         self._live = live
         self._on_chunks = on_chunks
         self._poll_s = poll_s
+        self._keys = keys
+        self._on_erased = on_erased
         self._task: asyncio.Task[None] | None = None
         self.position = 0
 
@@ -88,6 +103,7 @@ class Tailer:
     async def _tell_page(self, connection: psycopg.AsyncConnection) -> int:
         if not self._live.has_readers:
             head = await self._head(connection)
+            await self._tell_erased(connection, head)
             if not self._live.has_readers:  # nobody came while we asked: what was stored is nobody's news
                 self.position = max(self.position, head)
                 self._live.pass_over(self.position)
@@ -96,9 +112,22 @@ class Tailer:
         await cursor.execute(_PAGE, (self.position, PAGE), prepare=True)
         rows = await cursor.fetchall()
         if rows:
-            await self._live.publish([self._decode(row) for row in rows])
+            for row in rows:
+                if row.type == ERASED:
+                    self._on_erased(row.conversation)
+            opened = await self._keys.opened(rows) if self._keys else rows
+            await self._live.publish([self._decode(row) for row in opened])
             self.position = rows[-1].position
         return len(rows)
+
+    async def _tell_erased(self, connection: psycopg.AsyncConnection, head: int) -> None:
+        """Tell what was erased since: that is everybody's news, also where nobody watches."""
+        if head > self.position:
+            cursor = await connection.execute(
+                _ERASED, (ERASED, self.position, self.position, head), prepare=True
+            )
+            for (conversation,) in await cursor.fetchall():
+                self._on_erased(conversation)
 
     @staticmethod
     async def _head(connection: psycopg.AsyncConnection) -> int:

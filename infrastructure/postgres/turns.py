@@ -8,10 +8,11 @@ from psycopg.abc import Params
 
 from application.errors import TurnIdReusedError
 from application.ports import Accepted, Busy, Existing, Failure, Renewal, TurnRequest, TurnRow
-from domain.errors import ConversationNotFoundError
+from domain.errors import ConversationErasedError, ConversationNotFoundError
 from infrastructure.postgres.mapper import PlainJson
 from infrastructure.postgres.pool import Pool, store_errors
 from infrastructure.postgres.together import Together
+from infrastructure.vault import DataKey
 
 # In the order of TurnRow's fields.
 COLUMNS: Final = (
@@ -70,12 +71,16 @@ RENEW: Final = """
 
 
 class PostgresTurns:
-    """One node's view of the turns. All methods raise `StoreUnavailableError` without a database."""
+    """One node's view of the turns. All methods raise `StoreUnavailableError` without a database.
 
-    def __init__(self, pool: Pool, node: str, lease_s: float) -> None:
+    With a key for the payloads, what is asked for is sealed together with the turn's id.
+    """
+
+    def __init__(self, pool: Pool, node: str, lease_s: float, payloads: DataKey | None = None) -> None:
         self._pool = pool
         self._node = node
         self._lease = timedelta(seconds=lease_s)
+        self._payloads = payloads
         self._json = PlainJson()
         self._accepts: Together[tuple[Any, ...], tuple[Any, ...]] = Together(self._accept)
 
@@ -86,7 +91,7 @@ class PostgresTurns:
         for somebody else's turn id. `Existing` says nothing about the payload: compare the hash.
         """
         asked = (request.turn_id, request.conversation_id, request.subject, request.kind)
-        payload = (self._json.encode(request.payload), bytes.fromhex(request.payload_hash))
+        payload = (self._sealed(request), bytes.fromhex(request.payload_hash))
         row = await self._accepts.answer((*asked, *payload))
         answer = self._answer(row, request.turn_id)
         assert answer, "turn_accept never says 'missing'"  # noqa: S101
@@ -170,6 +175,8 @@ class PostgresTurns:
         verdict, turn = row[0], row[1:]
         if verdict == "foreign":
             raise ConversationNotFoundError
+        if verdict == "erased":
+            raise ConversationErasedError
         if verdict == "reused":
             # Somebody else's id. The answer is word for word the one for a reused id of one's own:
             # it names neither owner, conversation nor state. "No such conversation" would be plainly
@@ -184,10 +191,23 @@ class PostgresTurns:
     def turn_of(self, row: Sequence[Any]) -> TurnRow:
         """Return a turn from a row of `COLUMNS`."""
         turn = dict(zip(COLUMNS, row, strict=True))
-        turn["payload"] = self._decoded(turn["payload"])
+        turn["payload"] = self._decoded(self._opened(turn["id"], turn["payload"]))
         turn["payload_hash"] = turn["payload_hash"].hex()
         turn["outcome"] = self._decoded(turn["outcome"])
         return TurnRow(*turn.values())
 
+    def _sealed(self, request: TurnRequest) -> bytes:
+        payload = self._json.encode(request.payload)
+        return self._payloads.seal(payload, _about(request.turn_id)) if self._payloads else payload
+
+    def _opened(self, turn_id: str, payload: bytes | None) -> bytes | None:
+        if payload is None or self._payloads is None:
+            return payload
+        return self._payloads.open(payload, _about(turn_id))
+
     def _decoded(self, stored: bytes | None) -> Any:
         return None if stored is None else self._json.decode(stored)
+
+
+def _about(turn_id: str) -> bytes:
+    return f"turn\n{turn_id}".encode()

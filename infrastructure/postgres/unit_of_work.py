@@ -8,13 +8,17 @@ from application.ports import Closing, Committed
 from domain.agent import Agent, agent_stream
 from domain.aggregate import By, MinuteEvent, SignedAggregate
 from domain.conversation import Conversation, conversation_stream
-from domain.errors import ConversationNotFoundError, MinutebookError
+from domain.errors import ConversationErasedError, ConversationNotFoundError, MinutebookError
 from infrastructure.postgres.appender import Appender, NewEvent, Save, Snapshot, Stored
+from infrastructure.postgres.batch import NewKey
+from infrastructure.postgres.key_store import KeyStore
 from infrastructure.postgres.loading import Loader, RawRow
 from infrastructure.postgres.log import PostgresLog, Row
 from infrastructure.postgres.mapper import MinutesMapper
 from infrastructure.postgres.pool import Pool
 from infrastructure.postgres.recent import RecentEvents
+from infrastructure.postgres.sealing import opened, opened_snapshot, sealed, sealed_snapshot
+from infrastructure.vault import DataKey, ErasedKey, NoKey
 
 EVENT_BYTES: Final = 1000  # what an event takes in memory beside its data, about
 
@@ -57,6 +61,7 @@ class PostgresUnitOfWork:
         appender: Appender,
         pool: Pool,
         mapper: MinutesMapper,
+        keys: KeyStore,
         snapshot_every: int = 50,
         view_page: int = 100,
         recent: RecentEvents | None = None,
@@ -68,7 +73,8 @@ class PostgresUnitOfWork:
         self._appender = appender
         self._pool = pool
         self._mapper = mapper
-        self._log = PostgresLog(pool, mapper.to_logged)
+        self._keys = keys
+        self._log = PostgresLog(pool, mapper.to_logged, keys)
         self._snapshot_every = snapshot_every
         self._view_page = view_page
         self._recent = RecentEvents() if recent is None else recent
@@ -78,6 +84,7 @@ class PostgresUnitOfWork:
         self._is_committed = False
         self._conversation: Conversation | None = None
         self._agent: Agent | None = None
+        self._key: DataKey | ErasedKey | NoKey = NoKey(conversation_id)
         # The newest stored events of the conversation, oldest first; few turns look at all of them.
         self._page: list[RawRow] = []
         self._loaded: dict[str, int] = dict.fromkeys(self._streams, 0)  # the versions in the log
@@ -86,7 +93,8 @@ class PostgresUnitOfWork:
     async def __aenter__(self) -> Self:
         """Load both aggregates and the newest events of the conversation in one round trip.
 
-        Raises `StoreUnavailableError`.
+        Raises `StoreUnavailableError`, `ConversationErasedError`, and `StoredDataError` for rows that
+        somebody has changed.
         """
         conversation, agent = await self._load()
         self._conversation = self._revived(Conversation, conversation)
@@ -158,9 +166,18 @@ class PostgresUnitOfWork:
             raise ValueError(f"this is the unit of work of the turn {self._turn_id}")
         self._is_committed = True
         events = [self._mapper.to_new_event(event) for event in self._journal]
-        stored = await self._appender.append(
-            Save(events, dict(self._loaded), closing, self._node, self._snapshots())
+        key, new = self._key_to_seal_with()
+        save = Save(
+            [sealed(event, key) for event in events],
+            dict(self._loaded),
+            closing,
+            self._node,
+            [sealed_snapshot(snapshot, key) for snapshot in self._snapshots()],
+            new if events else None,
         )
+        stored = await self._appender.append(save)
+        if events:
+            self._keys.vault.keep(self._conversation_id, key)
         return self._committed(events, stored, closing)
 
     # --- loading ---------------------------------------------------------------------------------
@@ -169,19 +186,35 @@ class PostgresUnitOfWork:
         conversation, agent = self._streams
         page = 0 if self._recent.knows(conversation) else self._view_page
         rows = await self._loader.load(conversation, agent, page)
+        for row in rows:
+            if not row[1]:  # the key's row
+                self._find_key(row[8])
         return [row for row in rows if row[1] == conversation], [row for row in rows if row[1] == agent]
+
+    def _find_key(self, wrapped: bytes | None) -> None:
+        vault, conversation = self._keys.vault, self._conversation_id
+        known = vault.find(conversation) if wrapped is not None else None
+        self._key = known or vault.unwrap(conversation, wrapped)
+        if isinstance(self._key, ErasedKey):
+            raise ConversationErasedError
+
+    def _key_to_seal_with(self) -> tuple[DataKey, NewKey | None]:
+        if isinstance(self._key, DataKey):
+            return self._key, None
+        key, wrapped = self._keys.vault.new_key(self._conversation_id)
+        return key, NewKey(self._conversation_id, wrapped)
 
     def _revived(self, kind: type[A], rows: Sequence[RawRow]) -> A | None:
         """Rebuild an aggregate from its snapshot, where there is one, and what came after it."""
         aggregate: A | None = None
         known = 0
         for row in (Row(*raw) for raw in rows if _is_snapshot(raw)):
-            state = self._mapper.transcoder.decode(row.data)
+            state = self._mapper.transcoder.decode(opened_snapshot(row, self._key))
             aggregate = kind.from_kept_state(row.stream, row.version, state, row.recorded_at)
             known = row.version
         for raw in rows:
             if raw[2] > known:
-                aggregate = self._mapper.to_event(Row(*raw)).mutate(aggregate)
+                aggregate = self._mapper.to_event(opened(Row(*raw), self._key)).mutate(aggregate)
         if aggregate is None:
             return None
         self._loaded[aggregate.id] = aggregate.version
@@ -197,7 +230,7 @@ class PostgresUnitOfWork:
         return {row.version: row for row in page}
 
     def _remembered(self, row: Row) -> MinuteEvent:
-        event = self._mapper.to_event(row)
+        event = self._mapper.to_event(opened(row, self._key))
         self._recent.keep(row.stream, event, len(row.data) + EVENT_BYTES)
         return event
 

@@ -4,8 +4,10 @@ from typing import Final, Protocol
 
 import psycopg
 
+from application.ports import LoggedEvent
 from infrastructure.projections.read_model import ReadModel, RowKey, Rows
 from infrastructure.projections.reading import Page
+from infrastructure.projections.values import ERASURE
 from infrastructure.projections.writing import Store
 
 # SQLSTATE classes that say: it is these values, and they would be refused again.
@@ -64,18 +66,28 @@ def _fold(
     return page.last
 
 
+def fold_one(model: ReadModel, rows: Rows, event: LoggedEvent) -> None:
+    """Fold one event; of an erased conversation everything goes first that any table holds of it."""
+    if event.type == ERASURE:
+        for table in model.tables:
+            rows.purge(table, event.conversation_id)
+    if event.type in model.types:
+        model.fold(rows, event)
+
+
 def _folded(connection: psycopg.Connection, model: ReadModel, store: Store, page: Page) -> Rows:
-    events = [event for event in page.events if event.type in model.types]
+    events = [event for event in page.events if event.type in model.types or event.type == ERASURE]
     rows, position = Rows(), page.last
     try:
         keys = set[RowKey]()
         for event in events:
             position = event.position
-            keys.update(model.keys(event))
+            if event.type in model.types:
+                keys.update(model.keys(event))
         rows.loaded = store.load(connection, keys)
         for event in events:
             position = event.position
-            model.fold(rows, event)
+            fold_one(model, rows, event)
     except psycopg.Error:
         raise
     except Exception as error:

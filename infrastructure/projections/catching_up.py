@@ -10,6 +10,7 @@ from infrastructure.projections.connecting import connect
 from infrastructure.projections.follow import Projector
 from infrastructure.projections.read_model import ReadModel
 from infrastructure.projections.reading import head_of
+from infrastructure.vault import Vault
 
 STILL_S: Final = 20.0
 _PAUSE_S: Final = 0.02
@@ -21,14 +22,14 @@ class BehindError(MinutebookError):
     code = "read_model_behind"
 
 
-async def catch_up(url: str, model: ReadModel, still_s: float = STILL_S) -> None:
+async def catch_up(url: str, model: ReadModel, vault: Vault, still_s: float = STILL_S) -> None:
     """Let a read model get to where the log is now; where another process runs it, wait for that one.
 
     Raises `BehindError` where it does not move for `still_s` seconds.
     """
     if await asyncio.to_thread(_missing, url, model.name) == 0:
         return
-    projector = Projector(url, [model])
+    projector = Projector(url, [model], vault=vault)
     await projector.start()
     try:
         await _wait(url, model.name, still_s)

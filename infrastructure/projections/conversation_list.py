@@ -1,6 +1,7 @@
 """The list of conversations: one row each, with its state, its counts, and what it waits for."""
 
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from typing import Any, ClassVar, Final
 
 from application.ports import LoggedEvent
@@ -8,7 +9,7 @@ from application.queries import Answer, ConversationFilter, ConversationSummary,
 from infrastructure.postgres.pool import Pool
 from infrastructure.projections.asking import Asker, conditions
 from infrastructure.projections.read_model import Row, RowKey, Rows, Table
-from infrastructure.projections.values import EVERY_EVENT, from_json, owner_of, plain_text, to_json
+from infrastructure.projections.values import ERASURE, EVERY_EVENT, from_json, owner_of, plain_text, to_json
 
 TITLE_CHARACTERS: Final = 80
 
@@ -52,7 +53,10 @@ class ConversationList:
         return ((CONVERSATIONS.name, (event.conversation_id,)),)
 
     def fold(self, rows: Rows, event: LoggedEvent) -> None:
-        """Count the event and let it change the row."""
+        """Count the event and let it change the row; of an erased one the receipt says all there is."""
+        if event.type == ERASURE:
+            rows.put(CONVERSATIONS, _erased(event))
+            return
         before = rows.get(CONVERSATIONS, event.conversation_id)
         row = dict(before) if before else _new_row(event)
         row["events"] += 1
@@ -69,6 +73,14 @@ def _new_row(event: LoggedEvent) -> Row:
     row |= {"conversation": event.conversation_id, "owner": owner_of(event.actor), "state": "idle"}
     row |= dict.fromkeys(("person_messages", "agent_messages", "calls", "events"), 0)
     return row | {"is_archived": False, "open_calls": "{}", "started_at": event.recorded_at}
+
+
+def _erased(event: LoggedEvent) -> Row:
+    row, counts = _new_row(event), event.data["erased"]
+    row |= {name: counts[name] for name in ("person_messages", "agent_messages", "calls")}
+    row |= {"owner": owner_of(event.data["owner"]), "state": "erased", "events": counts["events"] + 1}
+    began = datetime.fromisoformat(event.data["started_at"])
+    return row | {"started_at": began, "last_activity_at": event.recorded_at, "last_position": event.position}
 
 
 def _state(row: Row) -> str:

@@ -22,6 +22,7 @@ from infrastructure.projections.read_model import ReadModel
 from infrastructure.projections.reading import Page, read_page
 from infrastructure.projections.rebuild import Rebuild, RebuildRunningError
 from infrastructure.projections.writing import Store
+from infrastructure.vault import Vault
 
 _log = logging.getLogger(__name__)
 _POLL_S: Final = 0.2
@@ -68,12 +69,18 @@ class Projector:
     """
 
     def __init__(
-        self, url: str, models: Sequence[ReadModel], metrics: LagMetrics | None = None, retry_s: float = 30.0
+        self,
+        url: str,
+        models: Sequence[ReadModel],
+        metrics: LagMetrics | None = None,
+        retry_s: float = 30.0,
+        vault: Vault | None = None,
     ) -> None:
         self._url = url
         self._models = models
         self._metrics = metrics
         self._retry_s = retry_s
+        self._vault = vault
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="projections", daemon=True)
         self._hosted: dict[str, _Hosted] = {}
@@ -171,7 +178,7 @@ class Projector:
     def _next_page(self, connection: psycopg.Connection, after: int) -> Page:
         """Return the page behind this position: read once for all read models that are there."""
         if self._page.after != after or self._page.last == after:
-            self._page = read_page(connection, after)
+            self._page = read_page(connection, after, vault=self._vault)
         return self._page
 
     def _is_ready(self, connection: psycopg.Connection, hosted: _Hosted) -> bool:
@@ -201,7 +208,9 @@ class Projector:
     def _rebuild(self, hosted: _Hosted) -> None:
         """Rebuild in the background, with one worker: the requests come first."""
         try:
-            Rebuild(self._url, hosted.model, workers=1, is_cancelled=self._stopping.is_set).run()
+            Rebuild(
+                self._url, hosted.model, workers=1, is_cancelled=self._stopping.is_set, vault=self._vault
+            ).run()
         except RebuildRunningError:
             hosted.rest(_CLAIM_S)
         except (MinutebookError, psycopg.Error, OSError) as error:

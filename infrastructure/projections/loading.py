@@ -13,13 +13,15 @@ from typing import Final
 import psycopg
 
 from application.ports import LoggedEvent
-from infrastructure.projections.advancing import FoldError
+from infrastructure.projections.advancing import FoldError, fold_one
 from infrastructure.projections.checkpoints import RebuildMark
 from infrastructure.projections.connecting import connect
 from infrastructure.projections.read_model import ReadModel, RowKey, Rows
-from infrastructure.projections.reading import read_range
+from infrastructure.projections.reading import read_range, readable
+from infrastructure.projections.values import ERASURE
 from infrastructure.projections.writing import Store
 from infrastructure.projections.yielding import Courtesy, step_back
+from infrastructure.vault import Vault
 
 RANGE: Final = 50_000  # positions between two checkpoints
 _CHUNK: Final = 2_000  # events whose rows are looked up together
@@ -41,8 +43,11 @@ class Loader:
     looked up. Memory is bounded: when too many rows are kept, all are forgotten and looked up again.
     """
 
-    def __init__(self, model: ReadModel, mark: RebuildMark, suffix: str, parts: int) -> None:
+    def __init__(
+        self, model: ReadModel, mark: RebuildMark, suffix: str, parts: int, vault: Vault | None = None
+    ) -> None:
         self._model = model
+        self._vault = vault
         self._mark = mark
         self._store = Store(model, suffix)
         self._parts = parts
@@ -52,10 +57,11 @@ class Loader:
 
     def load(self, reading: psycopg.Connection, writing: psycopg.Connection, first: int, last: int) -> None:
         """Fold the events above `first` up to `last`. Raises `FoldError`, `PartOver`."""
-        types = self._model.types | {_FIRST_EVENT}
+        types = self._model.types | {_FIRST_EVENT, ERASURE}
         events = read_range(reading, first, last, types, self._mark.part, self._parts)
         with writing.transaction():
-            while chunk := list(islice(events, _CHUNK)):
+            while stored := list(islice(events, _CHUNK)):
+                chunk = readable(writing, self._vault, stored)
                 self._look_up(writing, chunk)
                 self._fold(chunk)
                 self._courtesy.look(writing)
@@ -90,9 +96,12 @@ class Loader:
         model, rows, types = self._model, self._rows, self._model.types
         fold = model.fold
         for event in events:
-            if event.type in types:
+            if event.type in types or event.type == ERASURE:
                 try:
-                    fold(rows, event)
+                    if event.type == ERASURE:
+                        fold_one(model, rows, event)
+                    else:
+                        fold(rows, event)
                 except Exception as error:
                     raise FoldError(event.position, error) from error
 
@@ -109,13 +118,13 @@ class Loader:
 
 def load_part(
     url: str, model: ReadModel, mark: RebuildMark, suffix: str, parts: int,
-    position: int, target: int, reports: Connection,
+    position: int, target: int, reports: Connection, vault: Vault | None = None,
 ) -> None:  # fmt: skip
     """Load one part up to `target`: the life of a worker process. Ends when its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     gc.disable()  # rows have no cycles, and there are many of them
     step_back()  # requests come first
-    loader = Loader(model, mark, suffix, parts)
+    loader = Loader(model, mark, suffix, parts, vault)
     try:
         _stay_with_parent()
         with connect(url, "rebuild read") as reading, connect(url, "rebuild write") as writing:

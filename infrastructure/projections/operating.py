@@ -11,10 +11,12 @@ from infrastructure.projections.read_model import ReadModel
 from infrastructure.projections.rebuild import Progress, Rebuild
 from infrastructure.projections.registry import chosen
 from infrastructure.projections.verify import Difference, Verified, verify
+from infrastructure.vault import Vault
 
 __all__ = [
     "Difference",
     "Progress",
+    "Verified",
     "list_projections",
     "make_tables",
     "projection_names",
@@ -49,15 +51,20 @@ async def troubles(connection: psycopg.AsyncConnection[Any]) -> dict[str, str] |
 
 
 def rebuild_projection(
-    url: str, name: str, on_progress: Callable[[Progress], None], is_cancelled: Callable[[], bool]
+    url: str,
+    vault: Vault,
+    name: str,
+    on_progress: Callable[[Progress], None],
+    is_cancelled: Callable[[], bool],
 ) -> int:
     """Build a read model anew; returns the position at the swap, -1 where it was cancelled."""
     (model,) = chosen([name])
-    return Rebuild(url, model, on_progress=on_progress, is_cancelled=is_cancelled).run()
+    return Rebuild(url, model, on_progress=on_progress, is_cancelled=is_cancelled, vault=vault).run()
 
 
 def verify_projection(
     url: str,
+    vault: Vault,
     name: str,
     on_progress: Callable[[Progress], None],
     is_cancelled: Callable[[], bool],
@@ -65,9 +72,8 @@ def verify_projection(
 ) -> Verified | None:
     """Compare a read model with what the log says; None where it was cancelled."""
     (model,) = chosen([name])
-    return verify(
-        Rebuild(url, model, on_progress=on_progress, is_cancelled=is_cancelled), model, on_difference
-    )
+    rebuild = Rebuild(url, model, on_progress=on_progress, is_cancelled=is_cancelled, vault=vault)
+    return verify(rebuild, model, on_difference)
 
 
 def projection_names(names: Sequence[str]) -> list[str]:

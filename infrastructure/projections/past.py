@@ -9,11 +9,13 @@ from psycopg.rows import class_row
 from application.past import Past, past_of
 from application.queries import Entry
 from domain.aggregate import SignedAggregate
-from infrastructure.postgres.log import Row
+from domain.errors import ConversationErasedError
+from infrastructure.postgres.log import Opening, Row
 from infrastructure.postgres.mapper import MinutesMapper
 from infrastructure.postgres.pool import Pool, store_errors
 from infrastructure.projections.read_model import Rows
 from infrastructure.projections.transcript import ENTRIES, Transcript, entry_of
+from infrastructure.vault import ERASED_DATA
 
 PAGE: Final = 100
 _PAGE: Final = """
@@ -26,14 +28,15 @@ _PAGE: Final = """
 class PostgresPast:
     """Replays one conversation from its beginning, a page at a time: its cost is that of its length."""
 
-    def __init__(self, pool: Pool, mapper: MinutesMapper) -> None:
+    def __init__(self, pool: Pool, mapper: MinutesMapper, keys: Opening | None = None) -> None:
         self._pool = pool
         self._mapper = mapper
+        self._keys = keys
 
     async def as_of(self, conversation_id: str, position: int) -> Past | None:
         """Return the conversation as of this position, None where it had not begun by then.
 
-        Raises `StoreUnavailableError`.
+        Raises `ConversationErasedError` and `StoreUnavailableError`.
         """
         aggregates: dict[str, Any] = {}
         rows, transcript, events, newest = Rows(), Transcript(), 0, 0
@@ -59,7 +62,9 @@ class PostgresPast:
                 cursor = connection.cursor(binary=True, row_factory=class_row(Row))
                 await cursor.execute(_PAGE, given, prepare=False)
                 rows = await cursor.fetchall()
-            for row in rows:
+            for row in await self._keys.opened(rows) if self._keys else rows:
+                if row.data == ERASED_DATA:
+                    raise ConversationErasedError
                 yield row
             if len(rows) < PAGE:
                 return

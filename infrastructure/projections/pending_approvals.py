@@ -8,7 +8,7 @@ from application.queries import Answer, Approval, Page, Waiting, page_of
 from infrastructure.postgres.pool import Pool
 from infrastructure.projections.asking import Asker, conditions
 from infrastructure.projections.read_model import Row, RowKey, Rows, Table
-from infrastructure.projections.values import from_json, named, owner_of, plain_text, to_json
+from infrastructure.projections.values import ERASURE, from_json, named, owner_of, plain_text, to_json
 
 ASKED: Final = Table(
     name="read_approval_owners", columns={"conversation": "text", "owner": "text"}, key=("conversation",)
@@ -46,6 +46,7 @@ class PendingApprovals:
     types: ClassVar[frozenset[str]] = frozenset(
         {
             "conversation.started",
+            ERASURE,
             "conversation.tool_call_requested",
             "conversation.plan_proposed",
             *_CALL_OVER,
@@ -62,6 +63,9 @@ class PendingApprovals:
         """Let a row appear or go."""
         if event.type == "conversation.started":
             rows.put(ASKED, {"conversation": event.conversation_id, "owner": owner_of(event.actor)})
+        elif event.type == ERASURE:
+            owner = owner_of(event.data["owner"])
+            rows.put(ASKED, {"conversation": event.conversation_id, "owner": owner})
         elif event.type == "conversation.tool_call_requested":
             if event.data["requires_decision"]:
                 detail = named(event.data, "call_id", "tool", "arguments", "rule")

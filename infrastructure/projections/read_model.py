@@ -46,6 +46,8 @@ class Rows:
     loaded: dict[RowKey, Row] = field(default_factory=dict)
     changed: dict[RowKey, Row] = field(default_factory=dict)
     dropped: set[RowKey] = field(default_factory=set)
+    # Conversations of which a table holds nothing any more but what is in `changed`: (table, conversation).
+    purged: set[tuple[str, str]] = field(default_factory=set)
 
     def get(self, table: Table, *key: Any) -> Row | None:
         """Return the row as it stands now, or None. To change it, change a copy and `put` it."""
@@ -61,6 +63,16 @@ class Rows:
             self.dropped.discard(about)
         self.changed[about] = row
 
+    def purge(self, table: Table, conversation_id: str) -> None:
+        """Take away every row of the conversation, also those that nobody has loaded."""
+        if "conversation" not in table.key:
+            return
+        where = table.key.index("conversation")
+        for rows in (self.loaded, self.changed):
+            for about in [one for one in rows if one[0] == table.name and one[1][where] == conversation_id]:
+                del rows[about]
+        self.purged.add((table.name, conversation_id))
+
     def drop(self, table: Table, *key: Any) -> None:
         """Take the row away."""
         about = (table.name, key)
@@ -72,7 +84,8 @@ class ReadModel(Protocol):
     """One read model. Folding the same events in the same order gives the same rows, always.
 
     Every row belongs to one conversation, so that a rebuild can give conversations to several
-    workers. A change of the fold or its tables raises `version`, which lets `serve` rebuild it.
+    workers, and so that an erasure takes all its rows away before the fold sees the receipt.
+    A change of the fold or its tables raises `version`, which lets `serve` rebuild it.
     """
 
     name: ClassVar[str]

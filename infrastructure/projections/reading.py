@@ -12,8 +12,11 @@ from eventsourcing.utils import resolve_topic
 from psycopg import capabilities, sql
 
 from application.ports import LoggedEvent
+from infrastructure.postgres.key_store import keys_of
 from infrastructure.postgres.log import Row
 from infrastructure.postgres.mapper import MinutesMapper
+from infrastructure.projections.values import ERASURE
+from infrastructure.vault import ERASED, SEALED, Key, Vault, about_event
 
 COLUMNS: Final = "position, stream, version, type, conversation, turn, actor, recorded_at, data"
 # At most so many events, and of big ones only as many as it takes to pass so many bytes.
@@ -43,7 +46,8 @@ class StoredEvent:
     """A `LoggedEvent` that decodes its data when somebody asks for it, once."""
 
     __slots__ = (
-        "_data", "_text", "actor", "conversation_id", "position", "raw", "recorded_at", "stream", "turn_id",
+        "_data", "_text", "actor", "conversation_id", "key", "position", "raw", "recorded_at", "stream",
+        "turn_id",
         "type", "version",
     )  # fmt: skip
 
@@ -68,8 +72,14 @@ class StoredEvent:
         self.actor = actor
         self.recorded_at = recorded_at
         self.raw = raw
+        self.key: Key | None = None
         self._data: Mapping[str, Any] | None = None
         self._text: str | None = None
+
+    @property
+    def is_erased(self) -> bool:
+        """Whether nobody can read any more what the event says."""
+        return self.key is ERASED and self.raw.startswith(SEALED)
 
     @property
     def data(self) -> Mapping[str, Any]:
@@ -82,7 +92,10 @@ class StoredEvent:
     def text(self) -> str:
         """The JSON that `data` is decoded from, in the shape it had when it was stored."""
         if self._text is None:
-            self._text = self.raw.decode()
+            raw = self.raw
+            if self.key:
+                raw = self.key.open(raw, about_event(self.stream, self.version, self.type))
+            self._text = raw.decode()
         return self._text
 
     def _decoded(self) -> Mapping[str, Any]:
@@ -91,7 +104,7 @@ class StoredEvent:
             return data
         row = Row(
             self.position, self.stream, self.version, self.type, self.conversation_id, self.turn_id,
-            self.actor, self.recorded_at, self.raw,
+            self.actor, self.recorded_at, self.text.encode(),
         )  # fmt: skip
         return _mapper.to_logged(row).data
 
@@ -118,14 +131,34 @@ class Page:
         return Page(self.after, last, [event for event in self.events if event.position <= last])
 
 
+def readable(
+    connection: psycopg.Connection, vault: Vault | None, events: Sequence[LoggedEvent]
+) -> Sequence[LoggedEvent]:
+    """Return those of the events that can be read, with their keys: a fold never sees an erased one."""
+    if vault is None:
+        return events
+    stored = cast("Sequence[StoredEvent]", events)
+    asked = {event.conversation_id for event in stored if event.conversation_id}
+    keys = keys_of(connection, vault, asked)
+    for event in stored:
+        event.key = keys.get(event.conversation_id)
+        if event.type == ERASURE:
+            vault.forget(event.conversation_id)
+    return cast("Sequence[LoggedEvent]", [event for event in stored if not event.is_erased])
+
+
 def read_page(
-    connection: psycopg.Connection, after: int, last: int = _NO_LIMIT, size: int = PAGE_EVENTS
+    connection: psycopg.Connection,
+    after: int,
+    last: int = _NO_LIMIT,
+    size: int = PAGE_EVENTS,
+    vault: Vault | None = None,
 ) -> Page:
     """Return the next events, up to the position `last`; the page ends where it began when there are none."""
     cursor = connection.cursor(binary=True)
     cursor.execute(_PAGE.encode(), [after, last, size, _PAGE_BYTES], prepare=True)
     events = [_event(*values) for values in cursor]
-    return Page(after, events[-1].position if events else after, events)
+    return Page(after, events[-1].position if events else after, readable(connection, vault, events))
 
 
 def read_range(

@@ -22,6 +22,7 @@ from infrastructure.projections.read_model import ReadModel
 from infrastructure.projections.reading import head_of, read_page
 from infrastructure.projections.writing import Store
 from infrastructure.projections.yielding import Courtesy
+from infrastructure.vault import Vault
 
 CATCH_UP: Final = -1  # the part that goes on where the loading ended
 _NEAR: Final = 500  # events that may be left for the transaction of the swap
@@ -78,10 +79,12 @@ class Rebuild:
         workers: int = 2,
         on_progress: OnProgress = _ignore,
         is_cancelled: Callable[[], bool] = _never,
+        vault: Vault | None = None,
     ) -> None:
         self._url = url
         self._model = model
         self._workers = workers
+        self._vault = vault
         self._on_progress = on_progress
         self._is_cancelled = is_cancelled
         self._began_at = 0
@@ -171,7 +174,17 @@ class Rebuild:
             mark = RebuildMark(self._model.name, part, generation)
             process = context.Process(
                 target=load_part,
-                args=(self._url, self._model, mark, suffix(generation), len(parts), position, target, theirs),
+                args=(
+                    self._url,
+                    self._model,
+                    mark,
+                    suffix(generation),
+                    len(parts),
+                    position,
+                    target,
+                    theirs,
+                    self._vault,
+                ),
                 daemon=True,
             )
             process.start()
@@ -236,7 +249,7 @@ class Rebuild:
         return position
 
     def _advanced(self, connection: psycopg.Connection, generation: int, position: int, last: int) -> int:
-        page = read_page(connection, position, last)
+        page = read_page(connection, position, last, vault=self._vault)
         mark = RebuildMark(self._model.name, CATCH_UP, generation)
         try:
             reached = fold_page(connection, self._model, Store(self._model, suffix(generation)), mark, page)

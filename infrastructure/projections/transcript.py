@@ -9,7 +9,7 @@ from infrastructure.postgres.pool import Pool
 from infrastructure.projections.asking import Asker, conditions
 from infrastructure.projections.read_model import Row, RowKey, Rows, Table
 from infrastructure.projections.splicing import answered_call, members, quoted, request_of, result_of
-from infrastructure.projections.values import from_json, named, owner_of, plain_text, to_json
+from infrastructure.projections.values import ERASURE, from_json, named, owner_of, plain_text, to_json
 from infrastructure.projections.words import SEARCHED, numbers_of, wanted
 
 Data = Mapping[str, Any]
@@ -64,6 +64,11 @@ class Transcript:
         if event.type == "conversation.started":
             row = {"conversation": event.conversation_id, "owner": owner_of(event.actor)}
             rows.put(TRANSCRIPTS, row)
+        elif event.type == ERASURE:
+            owner = owner_of(event.data["owner"])
+            rows.put(TRANSCRIPTS, {"conversation": event.conversation_id, "owner": owner})
+            detail = to_json(named(event.data, "reason", "erased"))
+            _add(rows, event, ("erasure", str(event.position), None, None, None, detail))
         elif begin := _NEW.get(event.type):
             _add(rows, event, begin(event))
         elif later := _LATER.get(event.type):
@@ -229,7 +234,7 @@ _LATER: Final[Mapping[str, tuple[KeyOf, Become]]] = {
     "conversation.subtask_failed": (_subtask_key, _ended("failed", "reason")),
 }  # fmt: skip
 
-Transcript.types = frozenset({"conversation.started", *_NEW, *_LATER})
+Transcript.types = frozenset({"conversation.started", ERASURE, *_NEW, *_LATER})
 
 # --- queries -----------------------------------------------------------------------------------------
 

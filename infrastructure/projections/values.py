@@ -26,6 +26,7 @@ _ENCODE: Final = _encoder()
 _ENCODE_ESCAPED: Final = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
+ERASURE: Final = "conversation.erased"
 EVERY_EVENT: Final = frozenset(EVENT_TYPES)
 
 

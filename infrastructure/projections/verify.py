@@ -11,6 +11,7 @@ from infrastructure.projections import checkpoints
 from infrastructure.projections.generations import discard, suffix
 from infrastructure.projections.read_model import ReadModel, Table
 from infrastructure.projections.rebuild import Rebuild, RebuildError
+from infrastructure.projections.values import ERASURE
 
 _WHOLE_TABLES: Final = b"""
     SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on;
@@ -69,6 +70,7 @@ def _compared(
     with connection.transaction(force_rollback=True):
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         found = checkpoints.find(connection, model.name)
+        _refuse_unfolded_erasure(connection, model, found.position if found else 0)
         position = rebuild.fold_up_to(connection, generation, found.position if found else 0)
         connection.execute(_WHOLE_TABLES)
         for table in model.tables:
@@ -76,6 +78,16 @@ def _compared(
                 differences += 1
                 on_difference(difference)
     return Verified(position, differences)
+
+
+def _refuse_unfolded_erasure(connection: psycopg.Connection, model: ReadModel, position: int) -> None:
+    """Raise where the tables still hold what nobody can read in the log any more."""
+    row = connection.execute(
+        "SELECT min(position) FROM log WHERE type = %s AND position > %s", [ERASURE, position]
+    ).fetchone()
+    if row and row[0]:
+        reason = f"the erasure at position {row[0]} has yet to reach its tables; compare again then"
+        raise RebuildError(name=model.name, reason=reason)
 
 
 def _differing(connection: psycopg.Connection, table: Table, generation: int) -> Iterator[Difference]:

@@ -64,6 +64,7 @@ class Store:
 
     def write(self, connection: psycopg.Connection, rows: Rows) -> None:
         """Write what was put and dropped, over what is there."""
+        self._purge(connection, rows)
         for name, (changed, dropped) in _by_table(rows).items():
             table = self.tables[name]
             table.delete_rows(connection, dropped)
@@ -76,6 +77,7 @@ class Store:
 
         `between` is called every hundred rows or so.
         """
+        self._purge(connection, rows)
         for name, (changed, dropped) in _by_table(rows).items():
             table = self.tables[name]
             stored = [key for key in changed if (name, key) in rows.loaded]
@@ -86,6 +88,10 @@ class Store:
             except psycopg.errors.UniqueViolation:  # a fold has put what it had not asked for
                 table.delete_rows(connection, changed)
                 table.copy_rows(connection, changed.values(), between)
+
+    def _purge(self, connection: psycopg.Connection, rows: Rows) -> None:
+        for name, conversation in sorted(rows.purged):
+            self.tables[name].purge(connection, conversation)
 
 
 def _by_table(rows: Rows) -> dict[str, tuple[dict[Key, Row], list[Key]]]:
@@ -145,6 +151,10 @@ class _Table:
     def delete_rows(self, connection: psycopg.Connection, keys: Collection[Key]) -> None:
         if keys:
             connection.execute(self._delete, self._arrays(map(self._clean, keys)), prepare=True)
+
+    def purge(self, connection: psycopg.Connection, conversation: str) -> None:
+        statement = f"DELETE FROM {self.name} WHERE conversation = %s".encode()
+        connection.execute(statement, [conversation], prepare=True)
 
     def upsert_rows(self, connection: psycopg.Connection, rows: Collection[Row]) -> None:
         if rows:

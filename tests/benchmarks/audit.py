@@ -24,6 +24,7 @@ from infrastructure.projections.registry import READ_MODELS
 from tests.benchmarks import audit_pages
 from tests.benchmarks.audit_log import fill
 from tests.benchmarks.processes import REPOSITORY
+from tests.opened import vault
 
 Row = tuple[str, str, str, str]
 FORMS = ("ndjson", "csv", "parquet")
@@ -115,7 +116,7 @@ def run(events: int = 1_000_000, times: int = 200) -> list[Row]:
         took = time.monotonic() - began
         rows: list[Row] = [("the log", f"{made:,} events, made in {took:.0f} s", "", "")]
         make_tables(url, READ_MODELS)
-        rebuild_projection(url, "requests", lambda _: None, lambda: False)
+        rebuild_projection(url, vault(), "requests", lambda _: None, lambda: False)
         return [*rows, *audit_pages.run(url, times), *exports(url, Path(name), made)]
 
 

@@ -10,9 +10,11 @@ import psycopg
 
 from application.audit import EventFilter
 from infrastructure.postgres.audit import PostgresAudit
+from infrastructure.postgres.key_store import KeyStore
 from infrastructure.postgres.mapper import MinutesMapper
 from infrastructure.postgres.pool import open_pool
 from tests.benchmarks.reads import timed
+from tests.opened import vault
 
 Row = tuple[str, str, str, str]
 Ask = Callable[[int], Awaitable[Any]]
@@ -91,7 +93,7 @@ async def measured(url: str, times: int) -> list[Row]:
     """Ask for a page of each; returns (what, figure, ratio, target) rows."""
     log, rows = Log(url, times), list[Row]()
     async with open_pool(url) as pool:
-        audit = PostgresAudit(pool, MinutesMapper().to_logged)
+        audit = PostgresAudit(pool, MinutesMapper().to_logged, KeyStore(pool, vault()))
         for name, wanted in filters(log).items():
             found: list[int] = []
 

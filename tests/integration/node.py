@@ -5,11 +5,13 @@ from typing import Any
 from application.ports import Closing, Committed, TurnRow
 from domain.aggregate import By
 from infrastructure.postgres.appender import Appender
+from infrastructure.postgres.key_store import KeyStore
 from infrastructure.postgres.log import PostgresLog
 from infrastructure.postgres.mapper import MinutesMapper
 from infrastructure.postgres.pool import Pool
 from infrastructure.postgres.turns import PostgresTurns
 from infrastructure.postgres.unit_of_work import PostgresUnitOfWork
+from infrastructure.vault import Vault
 from tests.integration.turn_helpers import accepted, asked, execute
 
 MAPPER = MinutesMapper()
@@ -29,12 +31,13 @@ class Store:
     def __init__(self, pool: Pool, appender: Appender, node: str = "node-1") -> None:
         self.pool, self.appender, self.node = pool, appender, node
         self.turns = PostgresTurns(pool, node, 30.0)
-        self.log = PostgresLog(pool, MAPPER.to_logged)
+        self.keys = KeyStore(pool, Vault(bytes(range(32))))
+        self.log = PostgresLog(pool, MAPPER.to_logged, self.keys)
 
     def unit(self, turn: TurnRow | str, conversation_id: str = "c1", **sizes: Any) -> PostgresUnitOfWork:
         turn_id = turn if isinstance(turn, str) else turn.turn_id
         return PostgresUnitOfWork(
-            conversation_id, turn_id, self.node, self.appender, self.pool, MAPPER, **sizes
+            conversation_id, turn_id, self.node, self.appender, self.pool, MAPPER, self.keys, **sizes
         )
 
     async def turn(self, conversation_id: str = "c1") -> TurnRow:

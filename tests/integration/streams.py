@@ -13,6 +13,7 @@ import pytest
 import infrastructure.models.providers  # noqa: F401 (loaded before the loop is watched)
 from tests.openai_pieces import Piece, Text, call
 from tests.openai_server import ChatRequest, OpenAIServer
+from tests.opened import opened_log
 from tests.serving import Client, Refused, Serving, SseFrame, serving
 
 ABOUT = {"conversation_id", "turn_id", "seq"}
@@ -101,21 +102,17 @@ async def rows(database_url: str, query: str) -> list[tuple[Any, ...]]:
 
 async def log_of(database_url: str) -> list[dict[str, Any]]:
     """Return the whole log as committed frames would say it."""
-    found = await rows(
-        database_url,
-        "SELECT type, conversation, turn, position, recorded_at, actor, data FROM log ORDER BY position",
-    )
     return [
         {
-            "type": type_,
-            "conversation_id": conversation,
-            "turn_id": turn,
-            "position": position,
-            "recorded_at": recorded_at,
-            "actor": actor,
-            "data": {k: v for k, v in json.loads(data).items() if k != "class_version"},
+            "type": row.type,
+            "conversation_id": row.conversation,
+            "turn_id": row.turn,
+            "position": row.position,
+            "recorded_at": row.recorded_at,
+            "actor": row.actor,
+            "data": {k: v for k, v in json.loads(row.data).items() if k != "class_version"},
         }
-        for type_, conversation, turn, position, recorded_at, actor, data in found
+        for row in await asyncio.to_thread(opened_log, database_url)
     ]
 
 

@@ -15,9 +15,11 @@ from application.errors import TurnNotFoundError
 from application.ports import LoggedEvent
 from infrastructure.postgres import audit, audit_walk
 from infrastructure.postgres.audit import PostgresAudit
+from infrastructure.postgres.key_store import KeyStore
 from infrastructure.postgres.log import PostgresLog
 from infrastructure.postgres.mapper import MinutesMapper
 from infrastructure.postgres.pool import Pool
+from tests.opened import vault
 from tests.projecting import happened, store, woven
 from tests.reading import caught_up
 from tests.unit.commands import TASKS, Command
@@ -56,7 +58,7 @@ async def log(database_url: str, pool: Pool) -> list[LoggedEvent]:
 
 @pytest.fixture
 async def auditing(pool: Pool, log: list[LoggedEvent]) -> PostgresAudit:
-    return PostgresAudit(pool, MinutesMapper().to_logged)
+    return PostgresAudit(pool, MinutesMapper().to_logged, KeyStore(pool, vault()))
 
 
 def fits(event: LoggedEvent, wanted: EventFilter) -> bool:

@@ -19,6 +19,7 @@ from infrastructure.projections.rebuild import Rebuild
 from infrastructure.projections.registry import READ_MODELS
 from tests.command_line import minutebook
 from tests.exported import append, fill, stored
+from tests.opened import copy_key_store, vault
 from tests.projecting import held, is_at, wait_until
 from tests.serving import Refused, Serving, serving
 
@@ -35,7 +36,7 @@ def restored(url: str, file: Path) -> int:
 def followed(url: str, head: int) -> dict[str, Any]:
     """Let every read model follow the log to its end, and return all rows."""
     make_tables(url, READ_MODELS)
-    projector = Projector(url, READ_MODELS)
+    projector = Projector(url, READ_MODELS, vault=vault())
     asyncio.run(projector.start())
     for model in READ_MODELS:
         wait_until(is_at(url, model, head))
@@ -47,7 +48,7 @@ def rebuilt(url: str) -> dict[str, Any]:
     """Build every read model anew from the log, and return all rows."""
     make_tables(url, READ_MODELS)
     for model in READ_MODELS:
-        assert Rebuild(url, model, workers=1).run() > 0
+        assert Rebuild(url, model, workers=1, vault=vault()).run() > 0
     return {model.name: held(url, model) for model in READ_MODELS}
 
 
@@ -79,6 +80,7 @@ async def test_a_log_that_is_exported_and_taken_in_is_the_same_and_goes_on(
     log = await asyncio.to_thread(stored, database_url)
     assert (done.returncode, json.loads(done.stdout)) == (0, {"restored": len(log)}), done.stderr
     assert await asyncio.to_thread(stored, bare_database_url) == log
+    await asyncio.to_thread(copy_key_store, database_url, bare_database_url)
     rows = await asyncio.to_thread(followed, database_url, len(log))
     assert await asyncio.to_thread(rebuilt, bare_database_url) == rows
     assert all(rows.values())

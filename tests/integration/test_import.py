@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from tests.command_line import minutebook
+from tests.opened import opened_log
 from tests.serving import serving
 
 CHAT = {
@@ -41,9 +41,7 @@ async def imported(file: Path, url: str, *options: str) -> tuple[int, dict[str, 
 
 
 def stored(url: str) -> list[tuple[str, str, Any]]:
-    with psycopg.connect(url) as connection:
-        rows = connection.execute("SELECT conversation, type, data FROM log ORDER BY position").fetchall()
-    return [(conversation, kind, json.loads(bytes(data))) for conversation, kind, data in rows]
+    return [(row.conversation, row.type, json.loads(row.data)) for row in opened_log(url)]
 
 
 @pytest.mark.parametrize("form", ["object", "array", "lines"])

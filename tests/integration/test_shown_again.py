@@ -10,7 +10,7 @@ from tests.integration.test_loading import contents
 
 def unit(store: Store, recent: RecentEvents) -> PostgresUnitOfWork:
     return PostgresUnitOfWork(
-        "c1", "look", "n", store.appender, store.pool, MAPPER, view_page=3, recent=recent
+        "c1", "look", "n", store.appender, store.pool, MAPPER, store.keys, view_page=3, recent=recent
     )
 
 

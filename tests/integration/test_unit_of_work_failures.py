@@ -142,7 +142,7 @@ async def test_an_acknowledgement_lost_after_the_commit_is_asked_for_and_nothing
 
 async def _connected(appender: Appender) -> None:
     """Let the appender open its connection: the next answer is then the one of an append."""
-    turn_less = PostgresUnitOfWork("c9", "t9", "node-1", appender, None, MAPPER)  # type: ignore[arg-type]
+    turn_less = PostgresUnitOfWork("c9", "t9", "node-1", appender, None, MAPPER, None)  # type: ignore[arg-type]
     turn_less._is_inside = True
     with pytest.raises(TurnLostError):
         await turn_less.commit(Closing("t9", 1, 0))

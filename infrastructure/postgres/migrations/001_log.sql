@@ -96,6 +96,7 @@ CREATE FUNCTION append_batch(
     closing_frames int[], closing_firsts bigint[], closing_lasts bigint[], closing_outcomes bytea[],
     snapshot_saves int[], snapshot_streams text[], snapshot_versions int[],
     snapshot_state_versions int[], snapshot_states bytea[],
+    key_saves int[], key_conversations text[], key_wrapped bytea[],
     OUT statuses int[], OUT firsts bigint[], OUT lasts bigint[], OUT stored_at timestamptz
 ) LANGUAGE plpgsql
 -- The plan is known: an index look-up for each row of the batch, however small the tables still are.
@@ -190,6 +191,14 @@ BEGIN
             recorded_at = excluded.recorded_at, version = excluded.version,
             state_version = excluded.state_version, state = excluded.state
         WHERE kept.version <= excluded.version;
+    END IF;
+
+    -- Not ON CONFLICT DO NOTHING: a save that was sealed with another key than the kept one is refused.
+    IF cardinality(key_saves) > 0 THEN
+        INSERT INTO keys.conversations (conversation, wrapped)
+        SELECT k.conversation, k.wrapped
+        FROM unnest(key_saves, key_conversations, key_wrapped) AS k (save, conversation, wrapped)
+        WHERE statuses[k.save] = 0;
     END IF;
 END
 $$;

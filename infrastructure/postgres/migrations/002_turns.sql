@@ -20,6 +20,14 @@ BEGIN
 END
 $$;
 
+-- Whether the contents of the conversation were erased; then no turn runs in it any more.
+CREATE FUNCTION turn_is_of_erased(p_conversation text) RETURNS boolean
+LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM keys.conversations WHERE conversation = p_conversation AND erased_at IS NOT NULL);
+END
+$$;
+
 -- Gives up what has outlived its lease: this turn, and whatever runs in this conversation.
 -- Waits for a commit in flight and leaves alone what it has closed.
 CREATE FUNCTION turn_free(p_id text, p_conversation text) RETURNS void
@@ -48,6 +56,10 @@ BEGIN
             verdict := CASE WHEN turn.subject = p_subject THEN 'existing' ELSE 'reused' END;
             RETURN;
         END IF;
+        IF turn_is_of_erased(p_conversation) THEN
+            verdict := 'erased';
+            RETURN;
+        END IF;
         SELECT * INTO turn FROM turns WHERE conversation = p_conversation AND state = 'running';
         CONTINUE WHEN turn.id = p_id;  -- it has come since we looked
         IF found THEN
@@ -69,6 +81,9 @@ BEGIN
     IF turn_is_foreign(p_conversation, p_subject) THEN
         DELETE FROM turns WHERE id = p_id;
         verdict := 'foreign';
+    ELSIF turn_is_of_erased(p_conversation) THEN
+        DELETE FROM turns WHERE id = p_id;
+        verdict := 'erased';
     END IF;
 END
 $$;
@@ -95,6 +110,10 @@ BEGIN
             verdict := 'existing';
             RETURN;
         END IF;
+        IF turn_is_of_erased(seen.conversation) THEN
+            verdict := 'erased';
+            RETURN;
+        END IF;
         SELECT * INTO turn FROM turns WHERE conversation = seen.conversation AND state = 'running';
         CONTINUE WHEN turn.id = p_id;  -- it runs again since we looked
         IF found THEN
@@ -111,6 +130,8 @@ BEGIN
             IF found THEN
                 IF turn_is_foreign(seen.conversation, p_subject) THEN
                     RAISE EXCEPTION 'foreign' USING errcode = 'MB404';
+                ELSIF turn_is_of_erased(seen.conversation) THEN
+                    RAISE EXCEPTION 'erased' USING errcode = 'MB410';
                 END IF;
                 verdict := 'accepted';
                 RETURN;
@@ -120,6 +141,9 @@ BEGIN
                 NULL;  -- another turn of the conversation was quicker: look again
             WHEN sqlstate 'MB404' THEN
                 verdict := 'foreign';
+                RETURN;
+            WHEN sqlstate 'MB410' THEN
+                verdict := 'erased';
                 RETURN;
         END;
     END LOOP;
@@ -140,7 +164,7 @@ $$;
 
 -- Both aggregates of a conversation and the page for the model's view, as of one moment. A snapshot
 -- comes as a row without a position. Of what the conversation's snapshot covers, only the newest
--- `p_page` events come along.
+-- `p_page` events come along. The conversation's key comes as a row of no stream, an erased one's without data.
 CREATE FUNCTION load_conversation(
     p_conversation text, p_conversation_state int, p_agent text, p_agent_state int, p_page int)
 RETURNS TABLE (o_position bigint, o_stream text, o_version int, o_type text, o_conversation text,
@@ -150,6 +174,9 @@ DECLARE
     kept snapshots;
     known int := 0;
 BEGIN
+    RETURN QUERY
+        SELECT NULL::bigint, '', 0, '', k.conversation, '', '', k.created_at, k.wrapped
+          FROM keys.conversations k WHERE k.conversation = substr(p_conversation, length('conversation-') + 1);
     SELECT * INTO kept FROM snapshots WHERE stream = p_agent AND state_version = p_agent_state;
     IF found THEN
         RETURN QUERY SELECT NULL::bigint, kept.stream, kept.version, '', '', '', '', kept.recorded_at, kept.state;

@@ -6,7 +6,7 @@ CREATE UNLOGGED TABLE chunks (
     turn         text   NOT NULL,
     attempt      int    NOT NULL,
     conversation text   NOT NULL,
-    frames       text   NOT NULL,
+    frames       bytea  NOT NULL,
     kept_at      timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE INDEX chunks_turn ON chunks (turn);

@@ -1,0 +1,62 @@
+"""Erasing a conversation's contents over HTTP."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from api.auth import Caller
+from api.body import read_body
+from api.reading import ConversationId, answered
+from application.erasing import Eraser, Erasure
+from application.errors import InvalidMessageError
+from application.protocol import parsed_json, storable
+
+router = APIRouter(prefix="/v1", tags=["conversations"])
+
+
+class Erase(BaseModel):
+    """Why a conversation is erased, for the receipt; who reads the log reads this."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    reason: Annotated[str, Field(max_length=500), AfterValidator(storable)] | None = None
+
+
+_BODY: Final[dict[str, Any]] = {
+    "requestBody": {"required": False, "content": {"application/json": {"schema": Erase.model_json_schema()}}}
+}
+
+
+@router.post("/conversations/{conversation_id}/erase", openapi_extra=_BODY)
+async def erase_conversation(conversation_id: ConversationId, request: Request, caller: Caller) -> Response:
+    """Destroy the contents of a conversation for good; again: say what was done, and when it was scrubbed."""
+    eraser: Eraser = request.app.state.eraser
+    asked = _parsed(await read_body(request, request.app.state.limits.message_bytes))
+    if "operate" not in caller.scopes:
+        caller.need("chat")
+    owner = None if "operate" in caller.scopes else caller.subject
+    erasure = await eraser.erase(conversation_id, owner, f"user:{caller.subject}", asked.reason)
+    return answered(request, erasure.position, said(erasure))
+
+
+def said(erasure: Erasure) -> Mapping[str, Any]:
+    """Return an erasure as it is told."""
+    return {
+        "conversation_id": erasure.conversation_id,
+        "erased_at": erasure.erased_at.isoformat(),
+        "actor": erasure.actor,
+        "reason": erasure.reason,
+        "erased": erasure.erased,
+        "scrubbed_at": erasure.scrubbed_at.isoformat() if erasure.scrubbed_at else None,
+    }
+
+
+def _parsed(body: bytes) -> Erase:
+    if not body:
+        return Erase()
+    try:
+        return Erase.model_validate(parsed_json(body))
+    except ValueError:
+        raise InvalidMessageError(reason="it is {} or has a reason of up to 500 characters") from None

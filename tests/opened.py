@@ -1,0 +1,38 @@
+"""The log as its bytes say it, opened by nothing but the key store and the master key of the tests."""
+
+import base64
+
+import psycopg
+from psycopg.rows import class_row
+
+from infrastructure.postgres.key_store import keys_of, opened
+from infrastructure.postgres.log import Row
+from infrastructure.vault import Vault
+from tests.serving import MASTER_KEY
+
+
+def vault() -> Vault:
+    """Return a vault of one's own with the master key of the tests."""
+    return Vault(base64.b64decode(MASTER_KEY))
+
+
+def opened_log(url: str) -> list[Row]:
+    """Return all events of the log, in order, with their data as it was before it was sealed."""
+    with psycopg.connect(url) as connection:
+        columns = "position, stream, version, type, conversation, turn, actor, recorded_at, data"
+        with connection.cursor(row_factory=class_row(Row)) as cursor:
+            rows = cursor.execute(f"SELECT {columns} FROM log ORDER BY position".encode()).fetchall()
+        keys = keys_of(connection, vault(), {row.conversation for row in rows if row.conversation})
+    return [opened(row, keys) for row in rows]
+
+
+def copy_key_store(url: str, there: str) -> None:
+    """Give another database the same keys, as restoring a backup of the key store does."""
+    with psycopg.connect(url) as connection, psycopg.connect(there) as other:
+        for table, columns in (
+            ("keys.master", "is_it, sealed, salt"),
+            ("keys.conversations", "conversation, wrapped, erased_at"),
+        ):
+            rows = connection.execute(f"SELECT {columns} FROM {table}".encode()).fetchall()
+            places = ", ".join(["%s"] * (columns.count(",") + 1))
+            other.cursor().executemany(f"INSERT INTO {table} ({columns}) VALUES ({places})".encode(), rows)
