@@ -10,10 +10,12 @@ import pytest
 from application.audit_filter import event_filter
 from infrastructure.postgres.audit import PostgresAudit
 from infrastructure.postgres.audit_walk import BUDGET, walk_of
+from infrastructure.postgres.key_store import KeyStore
 from infrastructure.postgres.mapper import MinutesMapper
 from infrastructure.postgres.pool import Pool
 from infrastructure.projections.operating import make_tables
 from infrastructure.projections.requests import Requests
+from tests.opened import vault
 
 EVENTS = 60_000
 BLOCK = 4_096  # positions that the index keeps together, and that are sorted together
@@ -65,7 +67,7 @@ async def test_no_filter_reads_or_sorts_the_whole_log(big_log: str, pool: Pool, 
     if is_analyzed:
         async with pool.connection() as connection:
             await connection.execute("ANALYZE")
-    audit = PostgresAudit(pool, MinutesMapper().to_logged)
+    audit = PostgresAudit(pool, MinutesMapper().to_logged, KeyStore(pool, vault()))
     for given in FILTERS:
         for order in ("asc", "desc"):
             wanted = event_filter(**given, order=order)
