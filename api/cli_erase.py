@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from api.bootstrap import Progress as Step
 from api.bootstrap import database, erase_conversation, read_settings, scrub_erased
-from api.erasing import said
+from application.erasing import said
 
 _LATER = "run `minutebook erase` again without --no-scrub, or let a server do it"
 

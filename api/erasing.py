@@ -1,6 +1,5 @@
 """Erasing a conversation's contents over HTTP."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Request
@@ -10,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from api.auth import Caller
 from api.body import read_body
 from api.reading import ConversationId, answered
-from application.erasing import Eraser, Erasure
+from application.erasing import Eraser, said
 from application.errors import InvalidMessageError
 from application.protocol import parsed_json, storable
 
@@ -39,18 +38,6 @@ async def erase_conversation(conversation_id: ConversationId, request: Request, 
     owner = None if "operate" in caller.scopes else caller.subject
     erasure = await eraser.erase(conversation_id, owner, f"user:{caller.subject}", asked.reason)
     return answered(request, erasure.position, said(erasure))
-
-
-def said(erasure: Erasure) -> Mapping[str, Any]:
-    """Return an erasure as it is told."""
-    return {
-        "conversation_id": erasure.conversation_id,
-        "erased_at": erasure.erased_at.isoformat(),
-        "actor": erasure.actor,
-        "reason": erasure.reason,
-        "erased": erasure.erased,
-        "scrubbed_at": erasure.scrubbed_at.isoformat() if erasure.scrubbed_at else None,
-    }
 
 
 def _parsed(body: bytes) -> Erase:

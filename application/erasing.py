@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +33,15 @@ class Eraser(Protocol):
         `subject` is whose it has to be, None for anybody's. Raises `ConversationNotFoundError`,
         `TurnInProgressError` while a turn runs in it, and `StoreUnavailableError`.
         """
+
+
+def said(erasure: Erasure) -> Mapping[str, Any]:
+    """Return an erasure as it is told."""
+    return {
+        "conversation_id": erasure.conversation_id,
+        "erased_at": erasure.erased_at.isoformat(),
+        "actor": erasure.actor,
+        "reason": erasure.reason,
+        "erased": erasure.erased,
+        "scrubbed_at": erasure.scrubbed_at.isoformat() if erasure.scrubbed_at else None,
+    }

@@ -13,6 +13,7 @@ from infrastructure.projections.catching_up import BehindError, catch_up
 from infrastructure.projections.connecting import connect
 from infrastructure.projections.operating import make_tables
 from infrastructure.projections.requests import Requests
+from tests.opened import vault
 from tests.reading import happen, says
 from tests.unit.commands import TASKS, Command
 
@@ -75,8 +76,8 @@ async def test_a_read_model_that_stands_still_is_said_so(database_url: str, told
     with connect(database_url, "another process") as holding:  # it runs the read model, and does nothing
         assert checkpoints.try_lock(holding, "follow", "requests")
         with pytest.raises(BehindError, match="requests stands still"):
-            await catch_up(database_url, Requests(), still_s=0.3)
-    await catch_up(database_url, Requests())
+            await catch_up(database_url, Requests(), vault(), still_s=0.3)
+    await catch_up(database_url, Requests(), vault())
     with psycopg.connect(database_url) as connection:
         row = connection.execute(
             "SELECT p.position = h.position FROM projections p, log_head h WHERE name = 'requests'"
