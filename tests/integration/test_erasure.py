@@ -55,7 +55,7 @@ async def erase(client: Client, conversation: str, status: int = 200, **body: An
 
 async def followed(url: str) -> None:
     """Wait until the read models have got to where the log is now."""
-    behind = "SELECT FROM projections, log_head h WHERE projections.position < h.position"
+    behind = "SELECT 1 FROM projections, log_head h WHERE projections.position < h.position"
     while await asyncio.to_thread(query, url, behind):  # noqa: ASYNC110 (a thread of the server does it)
         await asyncio.sleep(0.02)
 
@@ -141,7 +141,7 @@ async def test_what_the_tables_hold_after_an_erasure_is_what_the_log_says(databa
 
 
 async def is_running(url: str, turn: str) -> None:
-    statement = "SELECT FROM turns WHERE id = %s AND state = 'running'"
+    statement = "SELECT 1 FROM turns WHERE id = %s AND state = 'running'"
     while not await asyncio.to_thread(query, url, statement, turn):  # noqa: ASYNC110 (another process runs it)
         await asyncio.sleep(0.02)
 
