@@ -6,7 +6,6 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -16,7 +15,7 @@ from application.agents import AgentRoster
 from application.auditing import Audit
 from application.erasing import Erasure
 from application.errors import StoreUnavailableError
-from application.exporting import Format, IsCancelled, Manifest, OnStep, Selection
+from application.exporting import Manifest
 from application.ids import new_id
 from application.importing import ImportLog
 from application.live import LiveFeed
@@ -37,13 +36,7 @@ from infrastructure.audit.sealer import Sealer
 from infrastructure.audit.signing import Signing, parsed_verifiers
 from infrastructure.audit.verify import OnProgress, Verification, Verified, exported_in, workers_here
 from infrastructure.exports import operating as exporting
-from infrastructure.exports.operating import (
-    Exports,
-    check_export,
-    is_export,
-    prove_export,
-    restore_export,
-)
+from infrastructure.exports.operating import Exports, check_export, is_export, prove_export
 from infrastructure.keys import KeyUnusableError, create_or_read_key, given_key
 from infrastructure.metrics import PrometheusMetrics
 from infrastructure.models import build_models
@@ -264,7 +257,7 @@ async def open_house(  # noqa: PLR0915 (it opens everything, one after the other
             exposition=lambda: _exposition(metrics, reads.approvals),
             reads=reads,
             audit=_audit(reading, mapper, KeyStore(reading, vault), payloads),
-            exports=Exports(reading, vault),
+            exports=Exports(reading, KeyStore(reading, vault)),
             seals=PostgresSeals(reading),
             roster=roster,
             model_name=settings.model,
@@ -335,20 +328,6 @@ def _vault(settings: Settings, url: str) -> tuple[Vault, bytes]:
         raise SettingsError(str(error)) from None
 
 
-def write_export(
-    settings: Settings,
-    url: str,
-    selection: Selection,
-    form: Format,
-    target: Path,
-    on_step: OnStep,
-    is_cancelled: IsCancelled,
-) -> Manifest | None:
-    """Write an export (`infrastructure.exports.operating`)."""
-    vault, _ = _vault(settings, url)
-    return exporting.write_export(url, selection, form, target, on_step, is_cancelled, vault)
-
-
 def rebuild_projection(settings: Settings, url: str, *how: Any) -> int:
     """Build a read model anew (`infrastructure.projections.operating`)."""
     return operating.rebuild_projection(url, _vault(settings, url)[0], *how)
@@ -357,6 +336,16 @@ def rebuild_projection(settings: Settings, url: str, *how: Any) -> int:
 def verify_projection(settings: Settings, url: str, *how: Any) -> operating.Verified | None:
     """Compare a read model with the log (`infrastructure.projections.operating`)."""
     return operating.verify_projection(url, _vault(settings, url)[0], *how)
+
+
+def write_export(settings: Settings, url: str, *how: Any, with_keys: bool) -> Manifest | None:
+    """Write the log as a file (`infrastructure.exports.operating`)."""
+    return exporting.write_export(url, _vault(settings, url)[0], *how, with_keys=with_keys)
+
+
+def restore_export(settings: Settings, url: str, *how: Any) -> int:
+    """Take an export into an empty store (`infrastructure.exports.operating`)."""
+    return exporting.restore_export(url, _vault(settings, url)[0], *how)
 
 
 def _forgetting(vault: Vault, recent: RecentEvents) -> Callable[[str], None]:

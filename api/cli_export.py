@@ -44,12 +44,16 @@ def export(
     until_place: Until = None,
     conversation: Conversation = None,
     types: Types = None,
+    with_keys: Annotated[
+        bool, typer.Option("--with-keys", help="Write FILE.keys, too: the wrapped keys of all conversations.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Export events to a file, with a manifest that says what is in it.
 
     Ctrl-C stops it; the same command then goes on where it was, also after a crash. NDJSON holds the stored
-    bytes too: `minutebook import` takes such a file into an empty store.
+    bytes too: `minutebook import` takes such a file into an empty store, with `FILE.keys` beside it and the
+    same master key.
     """
     selection = selected(from_place, until_place, conversation, types or ())
     settings = read_settings()
@@ -58,7 +62,8 @@ def export(
         until_interrupted() as is_cancelled,
         _bar("exporting", as_json) as show,
     ):
-        written = write_export(settings, url, selection, _form(form), to, _steps(show), is_cancelled)
+        how = (selection, _form(form), to, _steps(show), is_cancelled)
+        written = write_export(settings, url, *how, with_keys=with_keys)
     if written is None:
         _say({"phase": "interrupted"}, "Stopped; run it again to go on.", as_json)
         sys.exit(INTERRUPTED)

@@ -65,13 +65,17 @@ def import_conversations(
 
 def _restore(file: Path, as_json: bool) -> None:
     columns = (TextColumn("taking in"), BarColumn(), TextColumn("{task.fields[events]:,} events"))
+    settings = read_settings()
     with (
-        database(read_settings()) as url,
+        database(settings) as url,
         Progress(*columns, console=Console(stderr=True), transient=True) as progress,
     ):
         bar = progress.add_task("", events=0)
         count = restore_export(
-            url, file, lambda events, at, of: progress.update(bar, events=events, completed=at, total=of)
+            settings,
+            url,
+            file,
+            lambda events, at, of: progress.update(bar, events=events, completed=at, total=of),
         )
     print(json.dumps({"restored": count}) if as_json else f"{count:,} events, as they were exported.")
 

@@ -24,15 +24,3 @@ def opened_log(url: str) -> list[Row]:
             rows = cursor.execute(f"SELECT {columns} FROM log ORDER BY position".encode()).fetchall()
         keys = keys_of(connection, vault(), {row.conversation for row in rows if row.conversation})
     return [opened(row, keys) for row in rows]
-
-
-def copy_key_store(url: str, there: str) -> None:
-    """Give another database the same keys, as restoring a backup of the key store does."""
-    with psycopg.connect(url) as connection, psycopg.connect(there) as other:
-        for table, columns in (
-            ("keys.master", "is_it, sealed, salt"),
-            ("keys.conversations", "conversation, wrapped, erased_at"),
-        ):
-            rows = connection.execute(f"SELECT {columns} FROM {table}".encode()).fetchall()
-            places = ", ".join(["%s"] * (columns.count(",") + 1))
-            other.cursor().executemany(f"INSERT INTO {table} ({columns}) VALUES ({places})".encode(), rows)

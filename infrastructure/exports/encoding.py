@@ -63,18 +63,6 @@ def told(rows: Sequence[Row], decode: Decode) -> list[Told]:
     ]
 
 
-def each(decode: Callable[[Row], LoggedEvent]) -> Decode:
-    """Decode every row by itself; one that cannot be read is None."""
-
-    def one(row: Row) -> LoggedEvent | None:
-        try:
-            return decode(row)
-        except (ValueError, LookupError, TypeError, AttributeError):
-            return None
-
-    return lambda rows: list(map(one, rows))
-
-
 def instant(row: Row) -> str:
     """Return when it was recorded, in UTC, with microseconds."""
     return row.recorded_at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -28,7 +28,7 @@ from application.exporting import (
     Selection,
 )
 from infrastructure.audit import seal_store
-from infrastructure.exports import manifests, selecting
+from infrastructure.exports import key_file, manifests, selecting
 from infrastructure.exports.encoding import Decode, Encoder, Told, encoder, told
 from infrastructure.exports.state import State
 from infrastructure.postgres.connections import arguments
@@ -47,6 +47,7 @@ class Export:
         target: Path,
         decode: Decode,
         *,
+        with_keys: bool = False,
         on_step: OnStep = lambda _: None,
         is_cancelled: IsCancelled = lambda: False,
     ) -> None:
@@ -55,6 +56,7 @@ class Export:
         self._form: Format = form
         self._target = target
         self._decode = decode
+        self._with_keys = with_keys
         self._on_step = on_step
         self._is_cancelled = is_cancelled
         self._part = target.with_name(f"{target.name}.part")
@@ -84,13 +86,15 @@ class Export:
             write = self._write_parquet if self._form == "parquet" else self._write_lines
             if not write(connection, selection, state):
                 return None
+            if self._with_keys:
+                key_file.write(connection, key_file.path_of(self._target))
             checkpoint = next(iter(seal_store.notes(connection)), None)
         return self._finish(selection, state, checkpoint)
 
     def _plan(self) -> dict[str, Any]:
         asked = asdict(self._asked)
         times = {name: str(value) for name, value in asked.items() if isinstance(value, datetime)}
-        return {**asked, **times, "format": self._form}
+        return {**asked, **times, "format": self._form, "with_keys": self._with_keys}
 
     # --- the chunks -------------------------------------------------------------------------------
 

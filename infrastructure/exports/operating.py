@@ -4,37 +4,43 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
-from application.exporting import Checked, Format, IsCancelled, Manifest, OnStep, Selection
-from application.ports import LoggedEvent
+from application.exporting import Checked, ExportError, Format, IsCancelled, Manifest, OnStep, Selection
 from infrastructure.audit.signing import parsed_verifiers
 from infrastructure.exports import manifests, proving, selecting
-from infrastructure.exports.encoding import Decode, Encoder, each, encoder, told
+from infrastructure.exports.encoding import Encoder, encoder, told
 from infrastructure.exports.exporting import Export
+from infrastructure.exports.opening import Opener, conversations_of, read_events
 from infrastructure.exports.restoring import OnEvents, is_export, restore
-from infrastructure.postgres.key_store import keys_now, opened
+from infrastructure.postgres.key_store import KeyStore
 from infrastructure.postgres.log import Row
-from infrastructure.postgres.mapper import MinutesMapper
 from infrastructure.postgres.pool import Pool, store_errors
-from infrastructure.vault import StoredDataError, Vault
+from infrastructure.vault import Key, Vault
 
 __all__ = ["Exports", "check_export", "is_export", "prove_export", "restore_export", "write_export"]
 
 
 def write_export(
     url: str,
+    vault: Vault,
     selection: Selection,
     form: Format,
     target: Path,
-    on_step: OnStep,
-    is_cancelled: IsCancelled,
-    vault: Vault | None = None,
+    on_step: OnStep = lambda _: None,
+    is_cancelled: IsCancelled = lambda: False,
+    *,
+    with_keys: bool = False,
 ) -> Manifest | None:
     """Write an export and its manifest, or what is missing of them; None where it was cancelled.
 
-    Raises `ExportError`.
+    `with_keys` writes the wrapped keys of all conversations beside it. Raises `ExportError`.
     """
-    decode = _opening(url, vault) if vault else each(MinutesMapper().to_logged)
-    return Export(url, selection, form, target, decode, on_step=on_step, is_cancelled=is_cancelled).run()
+    if with_keys and selection != Selection():
+        raise ExportError(reason="keys go with a whole log only")
+    with Opener(url, vault) as opener:
+        return Export(
+            url, selection, form, target, opener.decode,
+            on_step=on_step, is_cancelled=is_cancelled, with_keys=with_keys,
+        ).run()  # fmt: skip
 
 
 def check_export(manifest: Path, on_bytes: manifests.OnBytes) -> Checked:
@@ -51,35 +57,17 @@ def prove_export(manifest: Path, notes: Mapping[str, str], verifiers: str) -> Ch
     return proving.prove(manifest, notes, parsed_verifiers(verifiers))
 
 
-def restore_export(url: str, file: Path, on_events: OnEvents) -> int:
+def restore_export(url: str, vault: Vault, file: Path, on_events: OnEvents = lambda _, __, ___: None) -> int:
     """Take an export into an empty store; returns its events. Raises `RestoreError`."""
-    return restore(url, file, on_events)
-
-
-def _opening(url: str, vault: Vault) -> Decode:
-    """Return what opens rows and decodes them; one that cannot be read is None."""
-    to_logged = MinutesMapper().to_logged
-
-    def decode(rows: Sequence[Row]) -> Sequence[LoggedEvent | None]:
-        keys = keys_now(url, vault, {row.conversation for row in rows if row.conversation})
-
-        def opened_and_decoded(row: Row) -> LoggedEvent:
-            try:
-                return to_logged(opened(row, keys))
-            except StoredDataError as error:
-                raise ValueError(str(error)) from None
-
-        return each(opened_and_decoded)(rows)
-
-    return decode
+    return restore(url, file, vault, on_events)
 
 
 class Exports:
     """Exports for whoever reads them over a network: a page is read when the one before it is sent."""
 
-    def __init__(self, pool: Pool, vault: Vault) -> None:
+    def __init__(self, pool: Pool, keys: KeyStore) -> None:
         self._pool = pool
-        self._decode = _opening(str(pool.conninfo), vault)
+        self._keys = keys
 
     async def settled(self, selection: Selection) -> Selection:
         """Return the selection with its range fixed. Raises `ExportError` and `StoreUnavailableError`."""
@@ -91,10 +79,12 @@ class Exports:
         writes = await asyncio.to_thread(encoder, form)
         yield writes.begin()
         async for rows in selecting.pages(self._pool, selection):
-            if piece := await asyncio.to_thread(self._written, writes, rows):
+            keys = await self._keys.keys_of(conversations_of(rows))
+            if piece := await asyncio.to_thread(_written, writes, rows, keys):
                 yield piece
         if piece := await asyncio.to_thread(writes.end):
             yield piece
 
-    def _written(self, writes: Encoder, rows: Sequence[Row]) -> bytes:
-        return writes.encode(told(rows, self._decode))
+
+def _written(writes: Encoder, rows: Sequence[Row], keys: Mapping[str, Key]) -> bytes:
+    return writes.encode(told(rows, lambda some: read_events(some, keys)))

@@ -12,12 +12,15 @@ from typing import Any, Final
 import psycopg
 
 from application.exporting import ExportError, Manifest, RestoreError
-from infrastructure.exports import manifests
+from infrastructure.exports import key_file, manifests
 from infrastructure.exports.selecting import TYPES
 from infrastructure.postgres.connections import arguments
+from infrastructure.vault import SEALED, Vault
 
 _START: Final = b'{"position":'
-_EMPTY: Final = "SELECT NOT EXISTS (SELECT FROM log) AND NOT EXISTS (SELECT FROM turns)"
+_EMPTY: Final = """
+    SELECT NOT EXISTS (SELECT FROM log) AND NOT EXISTS (SELECT FROM turns)
+       AND NOT EXISTS (SELECT FROM keys.conversations)"""
 _COPY: Final = """
     COPY log (position, stream, version, type, conversation, turn, actor, recorded_at, data)
     FROM STDIN (FORMAT binary)"""
@@ -53,18 +56,18 @@ def is_export(path: Path) -> bool:
         return False
 
 
-def restore(url: str, path: Path, on_events: OnEvents = lambda _, __, ___: None) -> int:
+def restore(url: str, path: Path, vault: Vault, on_events: OnEvents = lambda _, __, ___: None) -> int:
     """Take an export of a whole log into an empty store; returns how many events it has now.
 
     One transaction: it is there whole or not at all, and nobody appends meanwhile. Raises `RestoreError`
-    where the store is not empty, the file is not the one of its manifest, or does not begin at position 1
-    and go on without a gap.
+    where the store is not empty, the file is not the one of its manifest or does not begin at position 1 and
+    go on without a gap, and where it is sealed and has no keys beside it, or those of another master key.
     """
     manifest = _manifest(path)
     with closing(psycopg.Connection.connect(url, **arguments("minutebook restore", 0))) as connection:
         try:
             with connection.transaction():
-                count = _restored(connection, path, manifest, on_events)
+                count = _restored(connection, path, manifest, vault, on_events)
         except psycopg.errors.UniqueViolation:
             raise RestoreError(reason="it has two events with the same version of a stream") from None
         except psycopg.DataError:
@@ -82,13 +85,16 @@ def _manifest(path: Path) -> Manifest | None:
 
 
 def _restored(
-    connection: psycopg.Connection, path: Path, manifest: Manifest | None, on_events: OnEvents
+    connection: psycopg.Connection, path: Path, manifest: Manifest | None, vault: Vault, on_events: OnEvents
 ) -> int:
     connection.execute("SELECT pg_advisory_xact_lock(append_lock())")
     empty = connection.execute(_EMPTY).fetchone()
     if not empty or not empty[0]:
         raise RestoreError(reason="the store is not empty, and an export is taken into an empty one only")
-    reading = _Reading(path)
+    keys = key_file.path_of(path)
+    if keys.exists():
+        key_file.restore(connection, keys, vault)
+    reading = _Reading(path, is_openable=keys.exists())
     with connection.cursor().copy(_COPY) as copy:
         copy.set_types(TYPES)
         for values in reading.rows():
@@ -104,8 +110,9 @@ def _restored(
 class _Reading:
     """The file, line by line: how far, and the digest of what was read."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_openable: bool) -> None:
         self._path = path
+        self._is_openable = is_openable
         self.count = 0
         self.read = 0
         self.digest = sha256()
@@ -130,6 +137,10 @@ class _Reading:
         except (ValueError, KeyError, TypeError, AttributeError):
             reason = "it is not one of an export, with stored bytes"
         else:
+            if not self._is_openable and values[-1].startswith(SEALED):
+                raise RestoreError(
+                    reason=f"it is sealed, and its keys, {key_file.path_of(self._path)}, are missing"
+                )
             if values[0] == self.count:
                 return values
             reason = f"its position is {values[0]}, and a log has no gaps"

@@ -21,10 +21,10 @@ from infrastructure.postgres.embedded import EmbeddedPostgres
 from infrastructure.postgres.schema import migrate
 from infrastructure.projections.operating import make_tables, rebuild_projection
 from infrastructure.projections.registry import READ_MODELS
+from infrastructure.vault import Vault
 from tests.benchmarks import audit_pages
 from tests.benchmarks.audit_log import fill
 from tests.benchmarks.processes import REPOSITORY
-from tests.opened import vault
 
 Row = tuple[str, str, str, str]
 FORMS = ("ndjson", "csv", "parquet")
@@ -36,10 +36,11 @@ import json, re, sys, time
 from pathlib import Path
 from application.exporting import Selection
 from infrastructure.exports.operating import write_export
+from infrastructure.vault import Vault
 
 url, form, file, last = sys.argv[1:]
 began = time.monotonic()
-done = write_export(url, Selection(last=int(last)), form, Path(file), lambda _: None, lambda: False)
+done = write_export(url, Vault(bytes(32)), Selection(last=int(last)), form, Path(file))
 took = time.monotonic() - began
 # Of this program alone; getrusage begins with what the process had before it.
 mib = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
@@ -101,7 +102,7 @@ def taken_in(url: str, file: Path) -> Sequence[Row]:
     empty = url.replace("/minutebook?", "/restored?")
     migrate(empty)
     began = time.monotonic()
-    count = restore_export(empty, file, lambda _, __, ___: None)
+    count = restore_export(empty, Vault(bytes(32)), file)
     rate = count / (time.monotonic() - began)
     return [("the NDJSON taken into an empty store", f"{rate:,.0f} events/s", "", "")]
 
@@ -116,7 +117,7 @@ def run(events: int = 1_000_000, times: int = 200) -> list[Row]:
         took = time.monotonic() - began
         rows: list[Row] = [("the log", f"{made:,} events, made in {took:.0f} s", "", "")]
         make_tables(url, READ_MODELS)
-        rebuild_projection(url, vault(), "requests", lambda _: None, lambda: False)
+        rebuild_projection(url, Vault(bytes(32)), "requests", lambda _: None, lambda: False)
         return [*rows, *audit_pages.run(url, times), *exports(url, Path(name), made)]
 
 

@@ -20,13 +20,14 @@ from infrastructure.exports.selecting import WINDOW
 from infrastructure.postgres.mapper import PlainJson
 from tests.command_line import minutebook
 from tests.exported import append, fill, lines_of, manifest_of, positions, stored, table_of
+from tests.opened import vault
 from tests.serving import serving
 
 FORMS = ("ndjson", "csv", "parquet")
 
 
 def written(url: str, file: Path, form: Any, selection: Selection | None = None) -> Path:
-    manifest = write_export(url, selection or Selection(), form, file, lambda _: None, lambda: False)
+    manifest = write_export(url, vault(), selection or Selection(), form, file)
     assert manifest
     return file
 
@@ -219,6 +220,36 @@ def test_an_event_that_cannot_be_read_is_exported_as_it_is(database_url: str, tm
     rows = lines_of(written(database_url, tmp_path / "log", "ndjson"))
     assert [row["data"] for row in rows] == [{"unreadable": True}, {"unreadable": True}, {"content": "well"}]
     assert base64.b64decode(rows[0]["stored"]) == b"\x00\xff no JSON"
+
+
+async def test_what_is_sealed_is_told_by_every_door_until_it_is_erased(
+    database_url: str, tmp_path: Path
+) -> None:
+    async with serving(database_url) as server:
+        await server.client.say("help quokkaphone", conversation_id="a")
+        await server.client.say("help xylotomography", conversation_id="b")
+        before = await asyncio.to_thread(written, database_url, tmp_path / "before", "ndjson")
+        answer = await server.client.http.post("/v1/conversations/b/erase", json={})
+        assert answer.status_code == 200, answer.text
+        streamed = {
+            form: (await server.client.http.get("/v1/audit/export", params={"format": form})).content
+            for form in FORMS
+        }
+    files = [
+        await asyncio.to_thread(written, database_url, tmp_path / f"after.{form}", form) for form in FORMS
+    ]
+    first, *_ = [line for line in lines_of(before) if line["type"].endswith("user_message_received")]
+    assert first["data"]["content"] == "help quokkaphone"
+    assert b"quokkaphone" not in base64.b64decode(first["stored"])
+    assert b"xylotomography" in before.read_bytes()
+    for form, file in zip(FORMS, files, strict=True):
+        (tmp_path / form).write_bytes(streamed[form])
+        for written_rows in (rows_of(file, form), rows_of(tmp_path / form, form)):
+            said = json.dumps(written_rows, default=str)
+            assert ("quokkaphone" in said, "xylotomography" in said, "erased" in said) == (True, False, True)
+    assert [line["stored"] for line in lines_of(before)] == [
+        line["stored"] for line in lines_of(files[0])[: len(lines_of(before))]
+    ]
 
 
 # --- the doors ------------------------------------------------------------------------------------

@@ -24,9 +24,10 @@ import re, sys
 from pathlib import Path
 from application.exporting import Selection
 from infrastructure.exports.operating import write_export
+from infrastructure.vault import Vault
 
 def export(last, name):
-    write_export(sys.argv[1], Selection(last=last), sys.argv[2], Path(name), lambda _: None, lambda: False)
+    write_export(sys.argv[1], Vault(bytes(32)), Selection(last=last), sys.argv[2], Path(name))
     return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
 small = export(int(sys.argv[3]), "small")

@@ -17,20 +17,21 @@ from infrastructure.projections.follow import Projector
 from infrastructure.projections.operating import make_tables
 from infrastructure.projections.rebuild import Rebuild
 from infrastructure.projections.registry import READ_MODELS
+from infrastructure.vault import Vault
 from tests.command_line import minutebook
 from tests.exported import append, fill, stored
-from tests.opened import copy_key_store, vault
+from tests.opened import vault
 from tests.projecting import held, is_at, wait_until
 from tests.serving import Refused, Serving, serving
 
 
-def written(url: str, file: Path, selection: Selection | None = None) -> Path:
-    assert write_export(url, selection or Selection(), "ndjson", file, lambda _: None, lambda: False)
+def written(url: str, file: Path, selection: Selection | None = None, *, with_keys: bool = False) -> Path:
+    assert write_export(url, vault(), selection or Selection(), "ndjson", file, with_keys=with_keys)
     return file
 
 
 def restored(url: str, file: Path) -> int:
-    return restore_export(url, file, lambda _, __, ___: None)
+    return restore_export(url, vault(), file)
 
 
 def followed(url: str, head: int) -> dict[str, Any]:
@@ -73,14 +74,17 @@ async def test_a_log_that_is_exported_and_taken_in_is_the_same_and_goes_on(
 ) -> None:
     async with serving(database_url) as server:
         turns = await talk(server)
-    file = await asyncio.to_thread(written, database_url, tmp_path / "log.ndjson")
+    options = ("audit", "export", "--to", "log.ndjson", "--with-keys")
+    done = await asyncio.to_thread(minutebook, tmp_path, *options, database_url=database_url)
+    assert done.returncode == 0, done.stderr
+    file = tmp_path / "log.ndjson"
+    assert (tmp_path / "log.ndjson.keys").stat().st_mode & 0o777 == 0o600
     done = await asyncio.to_thread(
         minutebook, tmp_path, "import", str(file), "--json", database_url=bare_database_url
     )
     log = await asyncio.to_thread(stored, database_url)
     assert (done.returncode, json.loads(done.stdout)) == (0, {"restored": len(log)}), done.stderr
     assert await asyncio.to_thread(stored, bare_database_url) == log
-    await asyncio.to_thread(copy_key_store, database_url, bare_database_url)
     rows = await asyncio.to_thread(followed, database_url, len(log))
     assert await asyncio.to_thread(rebuilt, bare_database_url) == rows
     assert all(rows.values())
@@ -101,7 +105,7 @@ async def test_the_turns_of_the_log_are_known_again_with_their_positions(
         await talk(server)
     columns = "id, conversation, subject, kind, state, first_position, last_position"
     found = []
-    file = await asyncio.to_thread(written, database_url, tmp_path / "log.ndjson")
+    file = await asyncio.to_thread(written, database_url, tmp_path / "log.ndjson", with_keys=True)
     await asyncio.to_thread(minutebook, tmp_path, "import", str(file), database_url=bare_database_url)
     for url in (database_url, bare_database_url):
         async with await psycopg.AsyncConnection.connect(url) as connection:
@@ -185,6 +189,21 @@ def test_a_changed_byte_is_found_by_the_manifest(
     done = minutebook(tmp_path, "import", str(file), database_url=bare_database_url)
     assert (done.returncode, "not what its manifest says" in done.stderr) == (1, True)
     assert stored(bare_database_url) == []
+
+
+async def test_sealed_contents_need_their_keys_and_the_same_master_key(
+    database_url: str, bare_database_url: str, tmp_path: Path
+) -> None:
+    async with serving(database_url) as server:
+        await server.client.say("hello", conversation_id="a")
+    file = await asyncio.to_thread(written, database_url, tmp_path / "log.ndjson", with_keys=True)
+    await asyncio.to_thread(migrate, bare_database_url)
+    with pytest.raises(RestoreError, match="another master key"):
+        await asyncio.to_thread(restore_export, bare_database_url, Vault(bytes(32)), file)
+    (tmp_path / "log.ndjson.keys").rename(tmp_path / "elsewhere")
+    with pytest.raises(RestoreError, match="are missing"):
+        await asyncio.to_thread(restored, bare_database_url, file)
+    assert await asyncio.to_thread(stored, bare_database_url) == []
 
 
 def test_only_an_empty_store_takes_an_export(database_url: str, tmp_path: Path) -> None:
