@@ -1,6 +1,7 @@
 """Migrations, and a log that takes nothing back."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -62,6 +63,12 @@ async def test_the_services_role_can_append_and_read(database_url: str) -> None:
         assert query(as_app, "SELECT position FROM log_head") == [(1,)]
     finally:
         query(database_url, "DROP ROLE app_login")
+
+
+def test_no_two_migrations_have_one_number() -> None:
+    folder = Path(schema.__file__).parent / "migrations"
+    numbers = [script.name.split("_")[0] for script in folder.glob("*.sql")]
+    assert sorted(numbers) == [f"{number:03}" for number in range(1, len(numbers) + 1)]
 
 
 def test_many_may_migrate_at_once(bare_database_url: str) -> None:
