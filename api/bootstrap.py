@@ -215,7 +215,7 @@ async def open_house(  # noqa: PLR0915 (it opens everything, one after the other
     # Reads have a pool of their own: however slow they are, turns are accepted and leases renewed.
     async with (
         open_pool(url, max_size=settings.pool_size) as pool,
-        open_pool(url, min_size=0, max_size=settings.pool_size) as reading,
+        open_pool(url, min_size=0, max_size=settings.pool_size, name="minutebook reads") as reading,
     ):
         await appender.start()
         keys = KeyStore(pool, vault)

@@ -24,3 +24,12 @@ def opened_log(url: str) -> list[Row]:
             rows = cursor.execute(f"SELECT {columns} FROM log ORDER BY position".encode()).fetchall()
         keys = keys_of(connection, vault(), {row.conversation for row in rows if row.conversation})
     return [opened(row, keys) for row in rows]
+
+
+def opened_payload(url: str, turn_id: str) -> bytes:
+    """Return what was asked for in a turn that has not been committed, as it was before it was sealed."""
+    with psycopg.connect(url) as connection:
+        salt, payload = connection.execute(
+            "SELECT salt, payload FROM keys.master, turns WHERE id = %s", [turn_id]
+        ).fetchone() or (b"", b"")
+    return vault().purpose("turns", salt).open(payload, f"turn\n{turn_id}".encode())

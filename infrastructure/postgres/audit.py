@@ -73,7 +73,7 @@ class PostgresAudit:
         self._pool = pool
         self._keys = keys
         self._decode = decode
-        self._turns = PostgresTurns(pool, "", 0, payloads)
+        self.turns = PostgresTurns(pool, "", 0, payloads)
 
     async def page(self, wanted: EventFilter, limit: int) -> Answer[EventPage]:
         """Return at most `limit` events. Raises `TurnNotFoundError`."""
@@ -101,7 +101,7 @@ class PostgresAudit:
 
     async def turn(self, turn_id: str) -> TurnRow | None:
         """Return a turn, whosever it is, or None."""
-        rows = await self._turns.rows([turn_id])
+        rows = await self.turns.rows([turn_id])
         return rows[0] if rows else None
 
     async def before(self, at: datetime) -> int:

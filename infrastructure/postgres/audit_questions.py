@@ -10,7 +10,7 @@ from application.ports import TurnRow
 from application.queries import Answer, Page, page_of
 from infrastructure.postgres.audit import PostgresAudit
 from infrastructure.postgres.pool import Pool, store_errors
-from infrastructure.postgres.turns import PLAIN, PostgresTurns
+from infrastructure.postgres.turns import PLAIN
 
 WINDOW: Final = 1_000  # decisions that one page looks at, at most
 
@@ -56,7 +56,7 @@ class PostgresQuestions:
     def __init__(self, pool: Pool, audit: PostgresAudit) -> None:
         self._pool = pool
         self._audit = audit
-        self._turns = PostgresTurns(pool, "", 0)
+        self._turns = audit.turns
 
     async def decided(self, wanted: RequestFilter, limit: int) -> Answer[Some]:
         """Return what was decided, in the order of the decisions."""

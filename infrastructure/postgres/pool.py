@@ -22,6 +22,7 @@ def create_pool(
     max_size: int = 10,
     wait_s: float = 5.0,
     statement_timeout_s: float = 30.0,
+    name: str = "minutebook",
 ) -> Pool:
     """Return a closed pool of autocommit connections.
 
@@ -31,7 +32,7 @@ def create_pool(
     """
     return AsyncConnectionPool(
         conninfo,
-        kwargs=arguments("minutebook", statement_timeout_s),
+        kwargs=arguments(name, statement_timeout_s),
         min_size=min(min_size, max_size),
         max_size=max_size,
         timeout=wait_s,
@@ -42,7 +43,7 @@ def create_pool(
         reconnect_timeout=2.0,
         check=_check,
         open=False,
-        name="minutebook",
+        name=name,
     )
 
 
@@ -55,9 +56,11 @@ async def _check(connection: psycopg.AsyncConnection[TupleRow]) -> None:
 
 
 @asynccontextmanager
-async def open_pool(conninfo: str, *, min_size: int = 2, max_size: int = 10) -> AsyncIterator[Pool]:
+async def open_pool(
+    conninfo: str, *, min_size: int = 2, max_size: int = 10, name: str = "minutebook"
+) -> AsyncIterator[Pool]:
     """Open a pool for the length of the block; it does not wait for the server to be there."""
-    pool = create_pool(conninfo, min_size=min_size, max_size=max_size)
+    pool = create_pool(conninfo, min_size=min_size, max_size=max_size, name=name)
     await pool.open(wait=False)
     try:
         yield pool

@@ -260,6 +260,7 @@ def restore(url: str, name: str, *dumps: bytes) -> str:
 LOG_ONLY = ("--exclude-schema=keys", "--exclude-table-data=read_*")
 
 
+@pytest.mark.may_block("it starts and stops a database of its own")
 async def test_a_backup_of_the_log_without_the_key_store_brings_nothing_back(server_folder: Path) -> None:
     async with own_server(server_folder) as client:
         await talk(client, "gone", WORD)

@@ -16,6 +16,7 @@ from tests.integration.saves import CuttingProxy, query
 from tests.killing import all_can_go_on, judge, read_turns, talking, until_none_runs
 from tests.openai_pieces import Cut, EndEarly, Piece, Status, StreamError, Text, call
 from tests.openai_server import ChatRequest, OpenAIServer
+from tests.opened import opened_payload
 from tests.replaying import committed_part, read_log
 from tests.serving import Client, Refused, Serving, SseFrame, frames_of, serving
 
@@ -56,7 +57,8 @@ async def assert_kept(database_url: str, turn_id: str, content: str, state: str 
     assert [row for row in log if row.turn == turn_id] == []
     turn = (await asyncio.to_thread(read_turns, database_url))[turn_id]
     assert turn["state"] == state
-    assert content.encode() in bytes.fromhex(turn["payload"].removeprefix("\\x"))
+    payload = await asyncio.to_thread(opened_payload, database_url, turn_id)
+    assert content.encode() in payload
 
 
 async def assert_stored_once(database_url: str, turn_id: str, frames: list[SseFrame]) -> None:

@@ -65,6 +65,7 @@ def without_end(_: ChatRequest) -> Iterator[Piece]:
         yield Text("and on, ")
 
 
+@pytest.mark.may_block("the model that never stops talking is on the loop of the test")
 async def test_an_answer_above_the_limit_is_kept_up_to_there_and_the_model_is_left(
     database_url: str,
 ) -> None:

@@ -1,5 +1,6 @@
 """Reading the log as it is stored."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -55,7 +56,8 @@ async def test_a_stream_is_walked_backwards_page_by_page(log: PostgresLog, datab
 
 async def test_a_connection_that_died_in_the_pool_hurts_nobody(log: PostgresLog, database_url: str) -> None:
     await log.head()
-    query(
+    await asyncio.to_thread(
+        query,
         database_url,
         "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"  # waits until it is gone
         " WHERE application_name = 'minutebook' AND datname = current_database()",

@@ -18,7 +18,7 @@ from infrastructure.projections.registry import READ_MODELS
 from tests.crowd import Crowd
 from tests.integration.saves import query
 from tests.projecting import happened, held, is_at, reference, store, tables_left, wait_until, woven
-from tests.serving import REPOSITORY, ServerProcess, serving
+from tests.serving import MASTER_KEY, REPOSITORY, ServerProcess, serving
 from tests.unit.commands import Command
 
 pytestmark = pytest.mark.may_block("the test itself asks the database; the servers are other processes")
@@ -39,6 +39,7 @@ def talks(count: int, first: int = 0) -> Any:
 def command(folder: Path, url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MINUTEBOOK_")}
     environment |= {"PYTHONPATH": str(REPOSITORY), "MINUTEBOOK_DATABASE_URL": url}
+    environment |= {"MINUTEBOOK_MASTER_KEY": MASTER_KEY}
     arguments = (sys.executable, "-m", "api", *arguments)
     return subprocess.run(arguments, check=False, capture_output=True, text=True, env=environment, cwd=folder)
 
