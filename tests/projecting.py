@@ -12,6 +12,7 @@ from domain.agent import Agent
 from domain.aggregate import By
 from domain.conversation import Conversation
 from infrastructure.postgres.batch import NewEvent
+from infrastructure.postgres.key_store import keys_of
 from infrastructure.postgres.mapper import MinutesMapper
 from infrastructure.projections.follow import Projector
 from infrastructure.projections.read_model import ReadModel, RowKey, Rows, Table
@@ -158,8 +159,11 @@ def reference(url: str, model: ReadModel, last: int | None = None) -> Contents:
     """Fold the whole log in memory, event by event: what the tables must hold."""
     rows = Rows()
     with psycopg.connect(url, options="-c timezone=UTC") as connection:
-        for values in connection.cursor(binary=True).execute(f"SELECT {COLUMNS} FROM log ORDER BY position"):
-            event: Any = StoredEvent(*values)
+        query = f"SELECT {COLUMNS} FROM log ORDER BY position"
+        events: list[Any] = [StoredEvent(*values) for values in connection.cursor(binary=True).execute(query)]
+        keys = keys_of(connection, vault(), {event.conversation_id for event in events})
+        for event in events:
+            event.key = keys.get(event.conversation_id)
             if event.type in model.types and (last is None or event.position <= last):
                 model.fold(rows, event)
     contents: Contents = {table.name: {} for table in model.tables}

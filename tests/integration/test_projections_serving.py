@@ -36,12 +36,17 @@ def talks(count: int, first: int = 0) -> Any:
     return woven([happened(f"c{number}", TALK) for number in range(first, first + count)])
 
 
+def environment_for(url: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MINUTEBOOK_")}
+    ours = {"MINUTEBOOK_DATABASE_URL": url, "MINUTEBOOK_MASTER_KEY": MASTER_KEY}
+    return {**kept, "PYTHONPATH": str(REPOSITORY), **ours}
+
+
 def command(folder: Path, url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MINUTEBOOK_")}
-    environment |= {"PYTHONPATH": str(REPOSITORY), "MINUTEBOOK_DATABASE_URL": url}
-    environment |= {"MINUTEBOOK_MASTER_KEY": MASTER_KEY}
     arguments = (sys.executable, "-m", "api", *arguments)
-    return subprocess.run(arguments, check=False, capture_output=True, text=True, env=environment, cwd=folder)
+    return subprocess.run(
+        arguments, check=False, capture_output=True, text=True, env=environment_for(url), cwd=folder
+    )
 
 
 @pytest.mark.timeout(300)
@@ -156,7 +161,7 @@ def test_ctrl_c_ends_a_rebuild_which_then_goes_on_where_it_was(
     database_url: str, server_folder: Path
 ) -> None:
     head = store(database_url, talks(1_000))
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "MINUTEBOOK_DATABASE_URL": database_url}
+    environment = environment_for(database_url)
     started = subprocess.Popen(
         [sys.executable, "-m", "api", "rebuild", "transcript"],
         env=environment, cwd=server_folder, stdout=subprocess.PIPE, text=True,
