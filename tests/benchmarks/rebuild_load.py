@@ -19,13 +19,14 @@ from infrastructure.projections.rebuild import Rebuild
 from infrastructure.projections.registry import READ_MODELS
 from tests.benchmarks.big_log import fill
 from tests.crowd import Crowd
-from tests.serving import REPOSITORY, ServerProcess
+from tests.serving import MASTER_KEY, REPOSITORY, ServerProcess
 
 Row = tuple[str, str, str, str]
 
 
 def rebuild_all(folder: Path, url: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "MINUTEBOOK_DATABASE_URL": url}
+    environment |= {"MINUTEBOOK_MASTER_KEY": MASTER_KEY}
     command = [sys.executable, "-m", "api", "rebuild", "--json"]
     subprocess.run(command, check=True, capture_output=True, cwd=folder, env=environment)
 
