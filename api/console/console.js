@@ -135,16 +135,18 @@ function meanwhile(turn, stored) {
 function showHead(minutes, running) {
   const isAhead = [...page.turns.all.values()].some((turn) => turn.phase === "committed");
   const state = running || isAhead ? "running" : minutes.exists ? minutes.state : "new";
-  set("title", minutes.title ?? "New conversation");
+  set("title", minutes.title ?? (minutes.erased ? "Erased" : "New conversation"));
   document.title = minutes.title ? `${minutes.title} · Minutebook` : "Minutebook";
   byId("state").dataset.state = state;
   set("state", words(state));
   set("agent-name", minutes.agent ?? page.wanted ?? page.agents[0]?.name ?? AGENTS[0]);
-  byId("rename").hidden = byId("archive").hidden = !minutes.exists;
+  byId("rename").hidden = byId("archive").hidden = !minutes.exists || minutes.erased;
   set("archive", minutes.archived ? "Reopen" : "Archive");
   byId("stop").hidden = !running;
   byId("send").hidden = Boolean(running);
-  byId("say").placeholder = minutes.archived ? "Archived: reopen it to go on" : "Message";
+  byId("say").disabled = byId("send").disabled = minutes.erased;
+  const ended = minutes.erased ? "Erased: begin a new one" : "Archived: reopen it to go on";
+  byId("say").placeholder = minutes.erased || minutes.archived ? ended : "Message";
 }
 
 function set(id, text) {

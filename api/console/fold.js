@@ -2,6 +2,7 @@
 
 export const EVENT_TYPES = [
   "conversation.started", "conversation.renamed", "conversation.archived", "conversation.reopened",
+  "conversation.erased",
   "conversation.user_message_received", "conversation.assistant_message_sent",
   "conversation.tool_call_requested", "conversation.tool_call_approved", "conversation.tool_call_edited",
   "conversation.tool_call_rejected", "conversation.tool_call_closed", "conversation.tool_result_received",
@@ -20,6 +21,7 @@ export class Minutes {
     this.title = null;
     this.agent = null;
     this.archived = false;
+    this.erased = false;
     this.exists = false;
     this.calls = new Map(); // the open ones
     this.plan = null; // the entry of the one in review, revision or execution
@@ -30,6 +32,7 @@ export class Minutes {
 
   /** The conversation's state by its name on the wire. */
   get state() {
+    if (this.erased) return "erased";
     if (this.archived) return "archived";
     if (this.plan?.status === "execution") return "plan_in_execution";
     if (this.plan?.status === "review") return "plan_in_review";
@@ -44,7 +47,8 @@ export class Minutes {
     this.position = event.position;
     this.events.push(event);
     this.exists = true;
-    CONSEQUENCES[event.type]?.(this, event.data, event);
+    // What was erased says nothing any more; the receipt that comes after it says so.
+    if (event.data.erased !== true) CONSEQUENCES[event.type]?.(this, event.data, event);
     return true;
   }
 
@@ -95,6 +99,14 @@ const CONSEQUENCES = {
   "conversation.reopened": (m, d, e) => {
     m.archived = false;
     m.note(e, "Reopened");
+  },
+  "conversation.erased": (m, d, e) => {
+    m.erased = true;
+    m.title = m.plan = null;
+    m.entries.clear();
+    m.calls.clear();
+    for (const one of m.events) if (one !== e) one.data = { erased: true };
+    m.note(e, `The contents were erased by ${who(e.actor)}${d.reason ? `: ${d.reason}` : ""}`);
   },
   "conversation.user_message_received": (m, d, e) => {
     m.messages += 1;
