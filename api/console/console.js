@@ -73,11 +73,20 @@ function take(event) {
   page.fresh.push(event);
   page.turns.seen(event.turn_id);
   if (page.isBeginning) begun();
+  if (event.type === "conversation.erased") erased(event);
   if (event.type === "conversation.assistant_message_sent") say(`${event.data.agent}: ${event.data.content}`);
   if (event.type === "conversation.tool_call_requested" && event.data.requires_decision) say(`${event.data.tool} needs your decision.`);
   if (event.type === "conversation.plan_proposed") say("A plan needs your decision.");
   list.soon();
   render();
+}
+
+/** Show nothing any more of what was said: not in the timeline, not in the list, not in this browser. */
+function erased(event) {
+  timeline.clear();
+  page.fresh = [...page.minutes.events];
+  kept.drop([page.id]);
+  list.reached = event.position;
 }
 
 function begun() {

@@ -148,6 +148,7 @@ export class ConversationList {
     this.items = [];
     this.pages = 1;
     this.next = null;
+    this.reached = 0; // the position that the next look has to have reached
     byId("more").addEventListener("click", () => this.load(this.pages + 1));
     byId("search").addEventListener("input", () => this.soon());
   }
@@ -164,7 +165,7 @@ export class ConversationList {
     let cursor = null;
     try {
       for (let page = 0; page < pages && (page === 0 || cursor); page += 1) {
-        const query = new URLSearchParams({ limit: "50", ...(search && { search }), ...(cursor && { cursor }) });
+        const query = new URLSearchParams({ limit: "50", ...(search && { search }), ...(cursor && { cursor }), ...(this.reached && { min_position: this.reached }) });
         const body = await ask(`v1/conversations?${query}`);
         items.push(...body.conversations);
         cursor = body.next;
@@ -172,7 +173,7 @@ export class ConversationList {
     } catch {
       // Not there at the moment; the next look is soon.
     }
-    [this.items, this.pages, this.next] = [items, pages, cursor];
+    [this.items, this.pages, this.next, this.reached] = [items, pages, cursor, 0];
     this.show(this.current);
   }
 

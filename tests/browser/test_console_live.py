@@ -251,3 +251,23 @@ def test_an_address_without_a_conversation_says_so(browser: Browser, server: Ser
     page.wait_text("There is no conversation with this id.", "#problem")
     page.run("history.go(2)")
     console.wait("demo model")
+
+
+def test_a_conversation_that_is_erased_under_the_page_says_so_and_takes_no_more(
+    browser: Browser, server: ServerProcess
+) -> None:
+    page = browser.page()
+    console = Console(page, server.url)
+    console.open()
+    console.say("read secrets.txt")
+    console.wait("read_file", "waits for its result")
+    conversation = page.run("location.hash").rpartition("/")[2].lstrip("#")
+    answer = httpx.post(f"{server.url}/v1/conversations/{conversation}/erase", json={"reason": "asked for"})
+    assert answer.status_code == 200, answer.text
+    for _ in ("live", "after a reload"):
+        console.wait("The contents were erased by local: asked for")
+        console.wait_state("erased")
+        page.wait("!document.body.innerText.includes('secrets')")
+        assert page.run("document.querySelector('#say').disabled") is True
+        page.reload()
+    assert page.problems == []
