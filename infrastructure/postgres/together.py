@@ -26,7 +26,7 @@ class Together(Generic[Question, Answer]):
     ) -> None:
         self._ask = ask
         self._most = most
-        self._lanes = lanes
+        self._free = lanes
         self._waiting: deque[tuple[Question, asyncio.Future[Answer]]] = deque()
         self._busy: set[asyncio.Task[None]] = set()
 
@@ -34,22 +34,30 @@ class Together(Generic[Question, Answer]):
         """Return the answer, asked together with whatever else is waiting. Raises what `ask` raises."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((question, future))
-        if len(self._busy) < self._lanes:
+        if self._free:
+            self._free -= 1
             lane = asyncio.create_task(self._drive())
             self._busy.add(lane)
             lane.add_done_callback(self._busy.discard)
         return await future
 
     async def _drive(self) -> None:
-        while self._waiting:
-            taken = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
-            try:
-                answers = await self._ask([question for question, _ in taken])
-            except Exception as error:  # noqa: BLE001 (whatever it is, those who wait are told)
-                await self._one_by_one(taken, error)
-            else:
-                for (_, future), said in zip(taken, answers, strict=True):
-                    _resolve(future, said)
+        try:
+            while self._waiting:
+                await self._ask_some()
+        finally:
+            # At once after the last look at who waits: whoever comes next must find a lane.
+            self._free += 1
+
+    async def _ask_some(self) -> None:
+        taken = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+        try:
+            answers = await self._ask([question for question, _ in taken])
+        except Exception as error:  # noqa: BLE001 (whatever it is, those who wait are told)
+            await self._one_by_one(taken, error)
+        else:
+            for (_, future), said in zip(taken, answers, strict=True):
+                _resolve(future, said)
 
     async def _one_by_one(
         self, taken: Sequence[tuple[Question, asyncio.Future[Answer]]], error: Exception

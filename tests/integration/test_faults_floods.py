@@ -84,6 +84,7 @@ async def test_an_answer_above_the_limit_is_kept_up_to_there_and_the_model_is_le
     assert message_of(after)["content"] == "Short."
 
 
+@pytest.mark.may_block("the model that never stops calling is on the loop of the test")
 async def test_calls_above_the_limit_fail_the_turn_and_leave_nothing(database_url: str) -> None:
     def endless_call(_: ChatRequest) -> Iterator[Piece]:
         yield CallPiece(0, '{"path": "', "call_1", "read_file")

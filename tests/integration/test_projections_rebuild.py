@@ -62,7 +62,7 @@ def follow_to_the_end(url: str, models: list[ReadModel], head: int) -> None:
     projector = Projector(url, models)
     asyncio.run(projector.start())
     for model in models:
-        wait_until(is_at(url, model, head))
+        wait_until(is_at(url, model, head), timeout_s=80)
     asyncio.run(projector.stop())
 
 

@@ -13,6 +13,7 @@ from domain.aggregate import By
 from domain.errors import MinutebookError
 from infrastructure.postgres.appender import Appender
 from infrastructure.postgres.embedded import EmbeddedPostgres
+from infrastructure.postgres.key_store import KeyStore
 from infrastructure.postgres.pool import create_pool, open_pool
 from infrastructure.postgres.schema import migrate
 from infrastructure.postgres.turns import PostgresTurns
@@ -20,6 +21,7 @@ from infrastructure.postgres.unit_of_work import PostgresUnitOfWork
 from tests.integration.node import MAPPER, Store, by, closing
 from tests.integration.saves import CuttingProxy, appending
 from tests.integration.turn_helpers import accepted, asked, execute, expire
+from tests.opened import vault
 
 # --- nothing is stored ---------------------------------------------------------------------------
 
@@ -142,7 +144,8 @@ async def test_an_acknowledgement_lost_after_the_commit_is_asked_for_and_nothing
 
 async def _connected(appender: Appender) -> None:
     """Let the appender open its connection: the next answer is then the one of an append."""
-    turn_less = PostgresUnitOfWork("c9", "t9", "node-1", appender, None, MAPPER, None)  # type: ignore[arg-type]
+    keys = KeyStore(None, vault())  # type: ignore[arg-type]  # nothing is read
+    turn_less = PostgresUnitOfWork("c9", "t9", "node-1", appender, None, MAPPER, keys)  # type: ignore[arg-type]
     turn_less._is_inside = True
     with pytest.raises(TurnLostError):
         await turn_less.commit(Closing("t9", 1, 0))
