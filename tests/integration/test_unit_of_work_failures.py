@@ -21,7 +21,7 @@ from infrastructure.postgres.unit_of_work import PostgresUnitOfWork
 from tests.integration.node import MAPPER, Store, by, closing
 from tests.integration.saves import CuttingProxy, appending
 from tests.integration.turn_helpers import accepted, asked, execute, expire
-from tests.opened import vault
+from tests.opened import opened_log, vault
 
 # --- nothing is stored ---------------------------------------------------------------------------
 
@@ -233,3 +233,32 @@ async def test_of_two_processes_that_race_for_a_conversation_exactly_one_wins(
     assert await store.log.head() == 90
     states = await execute(store.pool, "SELECT state, count(*) FROM turns GROUP BY state")
     assert states == [("committed", 30)]
+    opened = opened_log(database_url)  # each conversation and its agent with the one key that was stored
+    assert {row.conversation for row in opened} == set(turns)
+    assert all(row.data.startswith(b"{") for row in opened)
+
+
+async def test_of_two_nodes_that_start_one_conversation_only_the_key_of_the_winner_is_kept(
+    store: Store, database_url: str
+) -> None:
+    """Each has made a key of its own; what is stored opens with the stored one, on both nodes."""
+    mine = await store.turn("c1")
+    theirs = await store.turn("c2")  # the rule of one turn a conversation is not what decides here
+    async with open_pool(database_url, min_size=1, max_size=2) as pool, appending(database_url) as appender:
+        other = Store(pool, appender)
+        async with store.unit(mine) as winning, other.unit(theirs) as losing:
+            for work, turn in ((winning, mine), (losing, theirs)):
+                work.start(by(turn), "coder")
+                work.conversation.receive_user_message("m1", turn.turn_id, by(turn))
+            won = await winning.commit(closing(mine))
+            with pytest.raises(ConflictError):
+                await losing.commit(closing(theirs))
+        assert await execute(store.pool, "SELECT conversation FROM keys.conversations") == [("c1",)]
+        for node in (store, other):
+            assert list(await node.log.read(1, 99)) == list(won.events)
+        async with other.unit(theirs) as work:
+            assert (work.is_new, work.agent.name, work.conversation.version) == (False, "coder", 2)
+            work.conversation.receive_user_message("m2", "again", by(theirs))
+            work.agent.switch("ask", "a", "user:ada", by(theirs))
+            await work.commit(closing(theirs))
+    assert [row.conversation for row in await asyncio.to_thread(opened_log, database_url)] == ["c1"] * 5
