@@ -2,7 +2,6 @@
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
 from threading import Lock
 from typing import Final, Protocol
 
@@ -33,12 +32,9 @@ class Key(Protocol):
     def open(self, sealed: bytes, about: bytes) -> bytes: ...
 
 
-def _nonces() -> Iterator[bytes]:
-    """Return random nonces; the system is asked for many at a time."""
-    while True:
-        some = os.urandom(_NONCE * _NONCES_AT_ONCE)
-        for start in range(0, len(some), _NONCE):
-            yield some[start : start + _NONCE]
+def _nonces() -> list[bytes]:
+    some = os.urandom(_NONCE * _NONCES_AT_ONCE)
+    return [some[start : start + _NONCE] for start in range(0, len(some), _NONCE)]
 
 
 class DataKey:
@@ -97,16 +93,23 @@ class Nonces:
     """Random nonces, a few hundred at a time from the system."""
 
     def __init__(self) -> None:
-        self._lock = Lock()
-        self._nonces = _nonces()
+        self._left: list[bytes] = []
 
     def __call__(self) -> bytes:
         """Return the next one; no two callers get the same."""
-        with self._lock:
-            return next(self._nonces)
+        while True:
+            try:
+                return self._left.pop()  # one step for all threads, without a lock
+            except IndexError:
+                self._left.extend(_nonces())
+
+    def forget(self) -> None:
+        """Drop those that are left: a forked process has them too, and none may be used twice."""
+        self._left = []
 
 
 _nonce = Nonces()
+os.register_at_fork(after_in_child=_nonce.forget)
 ERASED: Final = ErasedKey()
 
 

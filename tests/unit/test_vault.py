@@ -1,6 +1,8 @@
 """What is sealed opens in its place and nowhere else, and a destroyed key stays destroyed."""
 
+import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from domain.errors import ConversationErasedError
 from infrastructure.postgres.batch import NewEvent
 from infrastructure.postgres.sealing import sealed
-from infrastructure.vault import ERASED, SEALED, DataKey, NoKey, StoredDataError, Vault, about_event
+from infrastructure.vault import ERASED, SEALED, DataKey, NoKey, Nonces, StoredDataError, Vault, about_event
 
 MASTER = bytes(range(32))
 ABOUT = about_event("conversation-c1", 7, "conversation.renamed")
@@ -132,3 +134,26 @@ def test_an_event_is_sealed_together_with_its_place() -> None:
 def test_a_master_key_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match="32 bytes"):
         Vault(b"short")
+
+
+def test_no_two_threads_get_the_same_nonce() -> None:
+    nonces = Nonces()
+    with ThreadPoolExecutor(8) as threads:
+        given = list(threads.map(lambda _: [nonces() for _ in range(5000)], range(8)))
+    assert len({one for some in given for one in some}) == 40_000
+
+
+def test_a_forked_process_seals_with_nonces_of_its_own() -> None:
+    one = key()
+    one.seal(b"{}", ABOUT)  # now nonces are left over, which the child would have too
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, one.seal(b"{}", ABOUT))
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs = os.read(reading, 100)
+    os.close(reading)
+    os.close(writing)
+    assert theirs.startswith(SEALED)
+    assert theirs != one.seal(b"{}", ABOUT)
