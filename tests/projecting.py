@@ -164,6 +164,8 @@ def reference(url: str, model: ReadModel, last: int | None = None) -> Contents:
         keys = keys_of(connection, vault(), {event.conversation_id for event in events})
         for event in events:
             event.key = keys.get(event.conversation_id)
+            if event.is_erased:
+                continue
             if event.type in model.types and (last is None or event.position <= last):
                 model.fold(rows, event)
     contents: Contents = {table.name: {} for table in model.tables}

@@ -75,7 +75,7 @@ class InThisProcess(Rebuild):
         ).fetchall()
         for part, position, target in parts:
             mark = RebuildMark(self._model.name, part, generation)
-            loader = Loader(self._model, mark, suffix(generation), len(parts))
+            loader = Loader(self._model, mark, suffix(generation), len(parts), self._vault)
             with connect(self._url, "test") as reading, connect(self._url, "test") as writing:
                 for last in loading._ends(position, target):
                     loader.load(reading, writing, position, last)
