@@ -30,6 +30,7 @@ from application.erasing import Eraser
 from application.exporting import ExportStreams
 from application.live import FeedLog, LiveFeed
 from application.ports import Limits, Metrics
+from application.product import VERSION
 from application.queries import Reads
 from application.sealing import Seals
 from application.turns import TurnService
@@ -65,7 +66,7 @@ def create_app(doors: Doors) -> FastAPI:
         title="Minutebook",
         summary="The minutes of conversations between people and agents.",
         description="Who said, asked, decided and did what, in which order, for good.",
-        version="0.1.0",
+        version=VERSION,
     )
     for name, value in vars(doors).items():
         setattr(app.state, name, value)

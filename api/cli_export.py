@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from api.bootstrap import SettingsError, check_export, database, prove_export, read_settings, write_export
+from api.exit_codes import DOES_NOT_FIT, INTERRUPTED
 from api.interrupting import until_interrupted
 from application.exporting import FORMATS, Checked, ExportStep, Format, Manifest, selected
 
-INTERRUPTED = 130
 JSON_PAUSE_S = 1.0  # between two lines of progress for a script
 
 Json = Annotated[bool, typer.Option("--json", help="JSON, an object a line, for scripts.")]
@@ -94,7 +94,7 @@ def verify_export(
 ) -> None:
     """Check an export with nothing but its manifest: exit code 0 where every byte is as it was written.
 
-    Otherwise the first chunk that is not is named, with its positions, and the exit code is 1. With
+    Otherwise the first chunk that is not is named, with its positions, and the exit code is 3. With
     `--checkpoint` the events of a whole log in NDJSON are hashed anew, and have to be those that were sealed.
     """
     if checkpoints and verifiers is None:
@@ -109,7 +109,7 @@ def verify_export(
         )
     _say({**vars(found), "ok": found.reason is None}, _sentence(found), as_json)
     if found.reason is not None:
-        sys.exit(1)
+        sys.exit(DOES_NOT_FIT)
 
 
 def _content(path: Path) -> str:

@@ -23,12 +23,12 @@ from api.bootstrap import (
     verify_projection,
 )
 from api.bootstrap import Progress as Step
+from api.exit_codes import DOES_NOT_FIT, INTERRUPTED
 from api.interrupting import until_interrupted
 from domain.errors import MinutebookError
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for scripts.")]
 JSON_PAUSE_S = 1.0  # between two lines of progress for a script
-INTERRUPTED = 130
 
 
 def register(cli: typer.Typer) -> None:
@@ -66,7 +66,7 @@ def rebuild(
     """Build read models anew from the log while everything goes on, and put them in place at once.
 
     Ctrl-C stops it; the same command then goes on where it was. `--verify` changes nothing, and ends with
-    exit code 1 where a row is not what the log says.
+    exit code 3 where a row is not what the log says.
     """
     settings = read_settings()
     with database(settings) as url, until_interrupted() as is_cancelled:
@@ -75,7 +75,7 @@ def rebuild(
                 with _bar(name, as_json) as show:
                     one = _verify if verify else _rebuild
                     if not one(settings, url, name, show, is_cancelled, as_json):
-                        sys.exit(INTERRUPTED if is_cancelled() else 1)
+                        sys.exit(INTERRUPTED if is_cancelled() else DOES_NOT_FIT)
         except MinutebookError as error:
             _say({"error": error.code, "message": str(error)}, str(error), as_json, sys.stderr)
             sys.exit(1)

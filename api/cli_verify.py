@@ -23,11 +23,10 @@ from api.bootstrap import (
     rotate_signing_key,
     verify_log,
 )
+from api.exit_codes import DOES_NOT_FIT, NOTHING_TO_COMPARE
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for scripts.")]
 JSON_PAUSE_S = 1.0  # between two lines of progress for a script
-DOES_NOT_FIT = 3
-NOTHING_TO_COMPARE = 4
 
 
 def register(audit: typer.Typer) -> None:

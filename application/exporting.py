@@ -15,7 +15,6 @@ MEDIA_TYPES: Final = {
     "csv": "text/csv; charset=utf-8; header=present",
     "parquet": "application/vnd.apache.parquet",
 }
-PRODUCT: Final = "minutebook 0.1.0"
 MANIFEST: Final = "minutebook-export"
 MANIFEST_VERSION: Final = 1
 

@@ -17,7 +17,6 @@ from typing import Any, BinaryIO, Final
 import psycopg
 
 from application.exporting import (
-    PRODUCT,
     Chunk,
     ExportError,
     ExportStep,
@@ -27,6 +26,7 @@ from application.exporting import (
     OnStep,
     Selection,
 )
+from application.product import PRODUCT
 from infrastructure.audit import seal_store
 from infrastructure.exports import key_file, manifests, selecting
 from infrastructure.exports.encoding import Decode, Encoder, Told, encoder, told

@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -108,7 +108,12 @@ class Rebuild:
         with connect(self._url, "rebuild") as connection:
             if not checkpoints.try_lock(connection, "rebuild", self._model.name):
                 raise RebuildRunningError(name=self._model.name)
-            yield connection
+            try:
+                yield connection
+            finally:
+                # A closed connection keeps its locks for a moment, and the next rebuild may begin at once.
+                with suppress(psycopg.Error):
+                    checkpoints.unlock(connection, "rebuild", self._model.name)
 
     def _resumed(self, connection: psycopg.Connection) -> int | None:
         """Return the generation that an earlier run has left, where it is of this version and whole."""

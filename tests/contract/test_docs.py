@@ -15,6 +15,7 @@ import typer
 from api.app import create_app
 from api.cli import cli
 from api.settings import PREFIX, Settings
+from application.product import VERSION
 from application.protocol import Asked
 from application.use_cases import USE_CASES
 from infrastructure.metrics import PrometheusMetrics
@@ -190,6 +191,10 @@ def test_the_layers_are_drawn_as_they_are_held() -> None:
     (allowed,) = {one for c in contracts for one in c.get("ignore_imports", []) if "**" not in one}
     assert allowed == "api.bootstrap -> infrastructure"
     assert "only `api/bootstrap.py` knows both sides" in README
+
+
+def test_the_package_has_the_version_that_it_says() -> None:
+    assert tomllib.loads(written(REPOSITORY / "pyproject.toml"))["project"]["version"] == VERSION
 
 
 def test_every_dependency_has_its_reason() -> None:

@@ -277,7 +277,7 @@ def test_the_command_writes_checks_and_refuses(database_url: str, tmp_path: Path
     (tmp_path / "log.csv").write_bytes((tmp_path / "log.csv").read_bytes().replace(b"number 7", b"number 8"))
     checked = run("verify-export", "log.csv.manifest.json", "--json")
     found = json.loads(checked.stdout.splitlines()[-1])
-    assert (checked.returncode, found["ok"], found["chunk"], found["first"]) == (1, False, 1, 1)
+    assert (checked.returncode, found["ok"], found["chunk"], found["first"]) == (3, False, 1, 1)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -192,6 +192,18 @@ def test_a_second_rebuild_of_the_same_read_model_is_refused(database_url: str) -
         Rebuild(database_url, Counting()).run()
 
 
+MANY_TABLES = (
+    "DO $$ BEGIN FOR n IN 1..200 LOOP EXECUTE format('CREATE TEMP TABLE t%s (x text)', n); END LOOP; END $$"
+)
+
+
+def test_the_next_rebuild_may_begin_the_moment_one_has_ended(database_url: str) -> None:
+    rebuild = Rebuild(database_url, Counting())
+    for _ in range(3):
+        with rebuild.locked() as connection:  # one that takes its time to close
+            connection.execute(MANY_TABLES)
+
+
 def test_a_rebuild_that_cannot_fold_an_event_names_it_and_changes_nothing(database_url: str) -> None:
     head = store(database_url, talks(3))
     follow_to_the_end(database_url, [Counting()], head)

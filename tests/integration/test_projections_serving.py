@@ -150,7 +150,7 @@ def test_the_command_rebuilds_compares_and_says_what_differs(database_url: str, 
     assert (same.returncode, "every row is as the log says" in same.stdout) == (0, True)
     query(database_url, "DELETE FROM read_usage WHERE conversation = 'c3'")
     other = command(server_folder, database_url, "rebuild", "usage", "--verify")
-    assert other.returncode == 1
+    assert other.returncode == 3
     assert "'conversation': 'c3'" in other.stdout
     assert "is missing" in other.stdout
     unknown = command(server_folder, database_url, "rebuild", "nothing")

@@ -1,0 +1,7 @@
+"""How commands end where it is neither well nor an error: the same number for the same thing everywhere."""
+
+from typing import Final
+
+DOES_NOT_FIT: Final = 3  # something was compared, and it is not what it was to be
+NOTHING_TO_COMPARE: Final = 4
+INTERRUPTED: Final = 130
