@@ -3,9 +3,8 @@
 import asyncio
 import json
 import signal
-import socket
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +32,7 @@ from api.bootstrap import (
     list_turns,
     read_settings,
 )
+from api.stopping import Stop
 from domain.errors import MinutebookError
 
 cli = typer.Typer(
@@ -97,28 +97,26 @@ def serve(
     Without `MINUTEBOOK_DATABASE_URL` it starts an embedded PostgreSQL and keeps its data between runs.
     """
     given = {"host": host, "port": port, "model": model, "data": data, "agents": agents}
-    settings = read_settings({**given, "workers": workers})
-    log_output.configure(settings.log_level)
-    check_settings(settings)
-    from api.server import listen  # it takes a moment, which no wrong setting has to wait for
-
-    sock = listen(settings.host, settings.port)
-    port_taken = sock.getsockname()[1]
-    with sock, database(settings) as url:
-        _serve(settings, url, sock, lambda: _welcome(settings, port_taken))
+    with Stop() as stop:
+        settings = read_settings({**given, "workers": workers})
+        log_output.configure(settings.log_level)
+        check_settings(settings)
+        _serve(settings, stop)
     print("Minutebook has stopped; everything that was committed is kept.", file=sys.stderr)
 
 
-def _serve(settings: Settings, url: str, sock: socket.socket, on_ready: Callable[[], None]) -> None:
-    from api.server import serve_house
+def _serve(settings: Settings, stop: Stop) -> None:
+    from api.server import listen, serve_house  # it takes a moment, which no wrong setting has to wait for
     from api.workers import serve_workers
 
-    if settings.workers > 1:
-        serve_workers(settings, sock, on_ready)
-        signal.signal(signal.SIGTERM, _leave)  # its loop has put back the one that leaves nothing in order
-        return
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve_house(settings, url, sock, on_ready))
+    with listen(settings.host, settings.port) as sock, database(settings) as url:
+        stop.hold()
+        on_ready = partial(_welcome, settings, sock.getsockname()[1])
+        if settings.workers > 1:
+            serve_workers(settings, sock, on_ready, stop)
+            return
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve_house(settings, url, sock, on_ready, stop))
 
 
 def _welcome(settings: Settings, port: int) -> None:

@@ -3,8 +3,8 @@
 import asyncio
 import gc
 import socket
-from collections.abc import Callable
-from types import FrameType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import uvicorn
 from sse_starlette.sse import AppStatus
@@ -12,6 +12,7 @@ from sse_starlette.sse import AppStatus
 from api import log_output
 from api.bootstrap import House, Settings, SettingsError, open_house
 from api.direct import DirectSend
+from api.stopping import Stop
 
 BACKLOG = 2048
 # Longer than clients and proxies keep an idle connection, so that none of them sends into a closing one.
@@ -66,15 +67,17 @@ class Server(uvicorn.Server):
         """Whether a signal has come."""
         return bool(self._closing)
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to close on the first signal, hurry on the second.
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to `Stop`, which hears them before we serve and after, too."""
+        yield
 
-        The signal is not kept for later: uvicorn would raise it again at its end, and the process would
-        die of it before the embedded PostgreSQL is stopped.
-        """
-        grace_s = 0.0 if self._closing else self._grace_s
-        self.force_exit = bool(self._closing)
-        self._closing.append(self._loop.create_task(self._close(grace_s)))
+    def hear(self, number: int) -> None:
+        """Begin to close on the first signal, hurry on the second."""
+        if len(self._closing) < 2:  # more than hurry it cannot
+            self.force_exit = bool(self._closing)
+            grace_s = 0.0 if self._closing else self._grace_s
+            self._closing.append(self._loop.create_task(self._close(grace_s)))
 
     async def _close(self, grace_s: float) -> None:
         await self._house.running.close(grace_s)
@@ -87,11 +90,14 @@ async def serve_house(
     url: str,
     sock: socket.socket,
     on_ready: Callable[[], None],
+    stop: Stop,
     make_server: type[Server] = Server,
 ) -> None:
     """Serve on the socket until a signal comes; `on_ready` is called when it is about to answer."""
     log_output.log_loop_errors(asyncio.get_running_loop())
     async with open_house(settings, url) as house:
-        server = make_server(house, settings.grace_s)
-        on_ready()
-        await server.serve(sockets=[sock])
+        if not stop.is_asked:
+            server = make_server(house, settings.grace_s)
+            with stop.told(server.hear):
+                on_ready()
+                await server.serve(sockets=[sock])

@@ -13,7 +13,6 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 
 import psycopg
 import uvloop
@@ -21,6 +20,7 @@ import uvloop
 from api import log_output
 from api.bootstrap import SHARED_METRICS, Settings, SettingsError, database, read_settings, shared_metrics
 from api.server import Server, serve_house
+from api.stopping import Stop
 from api.workers import READY
 from domain.errors import MinutebookError
 
@@ -29,24 +29,28 @@ ORPHAN_S = 15.0  # how long a worker without a parent may take to end before it 
 
 def main() -> None:
     """Serve until told to stop; what is wrong is one sentence and exit code 1."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _leave)
-    threading.Thread(target=_end_with_parent, name="lifeline", daemon=True).start()
     try:
-        settings = read_settings()
-        log_output.configure(settings.log_level)
-        with socket.socket(fileno=int(sys.argv[1])) as sock, shared_metrics(Path(os.environ[SHARED_METRICS])):
-            _serve(settings, sock)
+        with Stop() as stop:
+            threading.Thread(target=_end_with_parent, name="lifeline", daemon=True).start()
+            _run(stop)
     except (SettingsError, MinutebookError) as error:
         sys.exit(f"minutebook: {error}")
     except psycopg.Error as error:
         sys.exit(f"minutebook: The database did not do it: {type(error).__name__}.")
 
 
-def _serve(settings: Settings, sock: socket.socket) -> None:
-    loop_factory = uvloop.new_event_loop
-    with database(settings) as url, asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(serve_house(settings, url, sock, _ready, WorkerServer))
+def _run(stop: Stop) -> None:
+    settings = read_settings()
+    log_output.configure(settings.log_level)
+    with socket.socket(fileno=int(sys.argv[1])) as sock, shared_metrics(Path(os.environ[SHARED_METRICS])):
+        _serve(settings, sock, stop)
+
+
+def _serve(settings: Settings, sock: socket.socket, stop: Stop) -> None:
+    with database(settings) as url:
+        stop.hold()
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve_house(settings, url, sock, _ready, stop, WorkerServer))
 
 
 def _ready() -> None:
@@ -54,11 +58,6 @@ def _ready() -> None:
     with suppress(BrokenPipeError):
         os.write(1, READY)
     os.dup2(2, 1)
-
-
-def _leave(*_: object) -> None:
-    """End in order before anything is served."""
-    sys.exit(143)
 
 
 def _end_with_parent() -> None:
@@ -76,12 +75,12 @@ def _end_with_parent() -> None:
 class WorkerServer(Server):
     """A server that takes a repeated SIGTERM for the same one, and SIGINT for a hurry."""
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def hear(self, number: int) -> None:
         """Begin to close, or hurry."""
-        if sig == signal.SIGINT or not self.is_closing:
-            super().handle_exit(sig, frame)
-        if sig == signal.SIGINT and not self.force_exit:
-            super().handle_exit(sig, frame)
+        if number == signal.SIGINT or not self.is_closing:
+            super().hear(number)
+        if number == signal.SIGINT:
+            super().hear(number)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Final
 
 import structlog
 
 from api.bootstrap import SHARED_METRICS, Settings, forget_worker, new_metrics_folder, shared_metrics
+from api.stopping import Stop
 
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 10.0
@@ -25,14 +26,14 @@ READY: Final = b"ready\n"
 logger = structlog.get_logger("minutebook.workers")
 
 
-def serve_workers(settings: Settings, sock: socket.socket, on_ready: Callable[[], None]) -> None:
+def serve_workers(settings: Settings, sock: socket.socket, on_ready: Callable[[], None], stop: Stop) -> None:
     """Let `settings.workers` processes accept on the socket until a signal comes; blocks.
 
     `on_ready` is called once, when all of them answer for the first time.
     """
     with shared_metrics(new_metrics_folder()) as variables:
         environment = {**environment_of(settings), **variables}
-        asyncio.run(Workers(settings, sock, environment, on_ready).run())
+        asyncio.run(Workers(settings, sock, environment, on_ready).run(stop))
 
 
 def environment_of(settings: Settings) -> dict[str, str]:
@@ -66,26 +67,28 @@ class Workers:
         self._on_ready = on_ready
         self._not_ready = set(range(settings.workers))
         self._running: set[asyncio.subprocess.Process] = set()
+        self._answering: set[asyncio.subprocess.Process] = set()
         self._closing = asyncio.Event()
 
-    async def run(self) -> None:
+    async def run(self, stop: Stop) -> None:
         """Keep the workers running until a signal comes, and wait for their end."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._close)
-        keeping = [asyncio.create_task(self._keep(number)) for number in range(self._settings.workers)]
-        await self._closing.wait()
-        await asyncio.wait(keeping, timeout=self._settings.grace_s + PATIENCE_S)
-        self._tell(signal.SIGKILL)
-        await asyncio.gather(*keeping)
+        with stop.told(self._close):
+            keeping = [asyncio.create_task(self._keep(number)) for number in range(self._settings.workers)]
+            await self._closing.wait()
+            await asyncio.wait(keeping, timeout=self._settings.grace_s + PATIENCE_S)
+            self._tell(signal.SIGKILL, self._running)
+            await asyncio.gather(*keeping)
 
-    def _close(self) -> None:
+    def _close(self, _: int) -> None:
         """Let running turns end on the first signal, do not wait for them on the second."""
-        self._tell(signal.SIGINT if self._closing.is_set() else signal.SIGTERM)
+        if self._closing.is_set():
+            self._tell(signal.SIGINT, self._answering)
+        else:
+            self._tell(signal.SIGTERM, self._running)
         self._closing.set()
 
-    def _tell(self, number: signal.Signals) -> None:
-        for process in self._running:
+    def _tell(self, number: signal.Signals, whom: Collection[asyncio.subprocess.Process]) -> None:
+        for process in whom:
             with suppress(ProcessLookupError):
                 process.send_signal(number)
 
@@ -115,17 +118,21 @@ class Workers:
         )
         self._running.add(process)
         if self._closing.is_set():
-            self._tell(signal.SIGTERM)
+            self._tell(signal.SIGTERM, [process])
         try:
             await self._until_ready(number, process)
             return process.pid, await process.wait()
         finally:
             self._running.discard(process)
+            self._answering.discard(process)
             forget_worker(self._environment[SHARED_METRICS], process.pid)
 
     async def _until_ready(self, number: int, process: asyncio.subprocess.Process) -> None:
         said = await process.stdout.readline() if process.stdout else b""
-        if said == READY and number in self._not_ready:
+        if said != READY:
+            return
+        self._answering.add(process)
+        if number in self._not_ready:
             self._not_ready.discard(number)
             if not self._not_ready:
                 self._on_ready()

@@ -20,6 +20,7 @@ from typing import IO, Final, Self
 
 from infrastructure.postgres.server_process import EmbeddedPostgresError, ServerProcess
 from infrastructure.postgres.system_user import SystemUserError
+from infrastructure.unbroken import unbroken
 
 __all__ = ["DURABLE", "EmbeddedPostgres", "EmbeddedPostgresError"]
 
@@ -45,7 +46,8 @@ class EmbeddedPostgres:
 
     `settings` are server settings (as in postgresql.conf) that go before our own ones, `DURABLE`; they count
     only when this object is the one that really starts the server. The methods block: a first start takes
-    about a second, later ones a tenth. They may be called from any thread, but not from two at once.
+    about a second, later ones a tenth. They may be called from any thread, but not from two at once. A
+    signal waits for their end: a server that is half started or half stopped would be nobody's any more.
     """
 
     def __init__(self, folder: Path, *, settings: Mapping[str, str] = MappingProxyType({})) -> None:
@@ -61,7 +63,7 @@ class EmbeddedPostgres:
         """
         self._make_folder()
         try:
-            with self._alone():
+            with unbroken(), self._alone():
                 return self._start(ServerProcess(self.folder))
         except (OSError, SystemUserError) as error:
             raise EmbeddedPostgresError(f"PostgreSQL cannot start in {self.folder}: {error}.") from error
@@ -71,12 +73,17 @@ class EmbeddedPostgres:
 
         Harmless when not started. Raises EmbeddedPostgresError when the server does not stop in two minutes.
         """
-        if self._use is not None:
-            with self._alone():
-                self._leave(ServerProcess(self.folder))
+        with unbroken():
+            if self._use is not None:
+                with self._alone():
+                    self._leave(ServerProcess(self.folder))
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:  # a signal that came while it started is heard once it has
+            self.stop()
+            raise
         return self
 
     def __exit__(

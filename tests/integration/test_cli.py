@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ import httpx
 import psycopg
 import pytest
 
-from tests.command_line import DATA, environment, minutebook, servers_over
+from tests.command_line import DATA, minutebook, servers_over
 from tests.serving import ServerProcess
 
 
@@ -135,22 +134,6 @@ def test_after_a_kill_the_next_start_takes_the_database_over_and_ends_it(server_
         assert postmaster(server_folder) == before
         assert "event: turn.committed" in say(again, "help", "kept")
         assert again.stop() == 0
-    assert servers_over(server_folder) == []
-
-
-def test_a_signal_while_it_starts_leaves_no_database_running(server_folder: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "api", "serve", "--port", "0"],
-        cwd=server_folder, env=environment({}), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 30
-    while not (server_folder / DATA / "pg" / "postmaster.pid").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.terminate()
-    _, stderr = process.communicate(timeout=30)
-    assert process.returncode in {0, 143}  # 0: it was serving already
-    assert "Traceback" not in stderr
     assert servers_over(server_folder) == []
 
 

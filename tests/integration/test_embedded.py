@@ -1,5 +1,6 @@
 """The embedded PostgreSQL: shared by processes, taken over after a kill, stopped by the last one."""
 
+import fcntl
 import os
 import signal
 import stat
@@ -8,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import LiteralString
 
@@ -245,6 +247,45 @@ def test_the_path_of_the_data_may_be_long_and_odd(server_folder: Path) -> None:
 def test_ctrl_c_in_the_terminal_does_not_reach_the_server(server_folder: Path) -> None:
     with EmbeddedPostgres(server_folder):
         assert os.getsid(server_pid(server_folder)) != os.getsid(0)
+
+
+@contextmanager
+def interrupted(folder: Path) -> Iterator[None]:
+    """Press Ctrl-C once the block is at its start or stop, which it cannot end before that."""
+    usual = signal.getsignal(signal.SIGINT)
+
+    def press() -> None:
+        with lock:
+            while signal.getsignal(signal.SIGINT) is usual:
+                time.sleep(0.001)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with (folder / "start.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        pressing = threading.Thread(target=press)
+        pressing.start()
+        with pytest.raises(KeyboardInterrupt):
+            yield
+        pressing.join()
+
+
+def test_ctrl_c_waits_until_the_server_has_started_or_stopped(server_folder: Path) -> None:
+    server = EmbeddedPostgres(server_folder)
+    with interrupted(server_folder):
+        server.start()
+    assert is_alive(server_pid(server_folder))
+    with interrupted(server_folder):
+        server.stop()
+    assert not (server_folder / "pg" / "postmaster.pid").exists()
+
+
+def test_ctrl_c_while_it_is_entered_leaves_no_server(server_folder: Path) -> None:
+    entered = []
+    with interrupted(server_folder), EmbeddedPostgres(server_folder) as server:
+        entered.append(server)
+    assert not entered
+    assert (server_folder / "pg" / "PG_VERSION").exists()
+    assert not (server_folder / "pg" / "postmaster.pid").exists()
 
 
 def test_the_server_gets_none_of_our_environment(
