@@ -2,24 +2,21 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import psutil
 
+from tests.forking import run
 from tests.serving import MASTER_KEY, REPOSITORY
 
 DATA = ".minutebook"
 
 
-def minutebook(folder: Path, *arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
+def minutebook(folder: Path, *arguments: str, **settings: object) -> CompletedProcess[str]:
     """Run the command line to its end, with these settings and no others."""
-    return subprocess.run(
-        [sys.executable, "-m", "api", *arguments],
-        cwd=folder, env=environment(settings), capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    return run(arguments, folder, environment(settings))
 
 
 def environment(settings: dict[str, Any]) -> dict[str, str]:

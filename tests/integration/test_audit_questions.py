@@ -22,6 +22,7 @@ AT_LEAST = 6
 DECISION = {"tool_call_approved": "approve", "tool_call_edited": "edit", "tool_call_rejected": "reject"}
 
 pytestmark = [
+    pytest.mark.no_cover,  # it doubles the time, and shows no line that others do not
     pytest.mark.timeout(240),
     pytest.mark.may_block("clients, server and model share one heap, and its collection takes a while"),
 ]

@@ -5,7 +5,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO
 
 import pytest
 
@@ -14,6 +15,7 @@ from infrastructure.exports.selecting import WINDOW
 from infrastructure.exports.state import State
 from tests.command_line import environment
 from tests.exported import fill, manifest_of
+from tests.forking import Forked
 from tests.serving import REPOSITORY
 
 EVENTS = 3 * WINDOW + 10
@@ -35,10 +37,11 @@ print(export(None, "large") - small)
 """
 
 
-def started(folder: Path, url: str, form: str) -> subprocess.Popen[bytes]:
-    arguments = [sys.executable, "-m", "api", "audit", "export", "--to", "log", "--format", form]
-    quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    return subprocess.Popen(arguments, cwd=folder, env=environment({"database_url": url}), **quiet)
+def started(folder: Path, url: str, form: str) -> tuple[Forked, IO[bytes]]:
+    """Start an export; returns its process and what it complains about."""
+    arguments = ["audit", "export", "--to", "log", "--format", form]
+    said = TemporaryFile()  # noqa: SIM115 (for as long as somebody reads it)
+    return Forked(arguments, folder, environment({"database_url": url}), said, said), said
 
 
 def written_chunks(folder: Path) -> int:
@@ -46,22 +49,24 @@ def written_chunks(folder: Path) -> int:
     return state.read_bytes().count(b"\n") if state.exists() else 0
 
 
-def ended(process: subprocess.Popen[bytes]) -> tuple[int, str]:
+def ended(process: Forked, said: IO[bytes]) -> tuple[int, str]:
     """Wait until it ends by itself; returns its exit code and what it complained about."""
-    _, said = process.communicate(timeout=100)
-    return process.returncode, said.decode()
+    code = process.wait(100)
+    with said:
+        said.seek(0)
+        return code, said.read().decode()
 
 
 def stopped(folder: Path, url: str, form: str, how: signal.Signals) -> int:
     """Let the export go on until one more chunk is on the disk, and stop it; returns its exit code."""
     before = max(written_chunks(folder), 1)
-    process = started(folder, url, form)
+    process, said = started(folder, url, form)
     deadline = time.monotonic() + 60
     while process.poll() is None and written_chunks(folder) <= before:
         assert time.monotonic() < deadline
         time.sleep(0.002)
     process.send_signal(how)
-    return ended(process)[0]
+    return ended(process, said)[0]
 
 
 @pytest.mark.parametrize(
@@ -78,8 +83,8 @@ def test_a_stopped_export_goes_on_and_is_the_same_in_the_end(
         folder.mkdir()
     codes = {stopped(broken, database_url, form, how) for _ in range(2)}
     assert codes == {-how if how == signal.SIGKILL else 130}, "it was never stopped"
-    assert ended(started(broken, database_url, form))[0] == 0
-    assert ended(started(whole, database_url, form))[0] == 0
+    assert ended(*started(broken, database_url, form))[0] == 0
+    assert ended(*started(whole, database_url, form))[0] == 0
     assert (broken / "log").read_bytes() == (whole / "log").read_bytes()
     assert {**manifest_of(broken / "log"), "created_at": ""} == {
         **manifest_of(whole / "log"),
@@ -95,7 +100,7 @@ def test_what_is_written_meanwhile_is_not_in_an_export_that_goes_on(
     fill(database_url, EVENTS)
     stopped(tmp_path, database_url, "csv", signal.SIGKILL)
     fill(database_url, 50, EVENTS)
-    assert ended(started(tmp_path, database_url, "csv"))[0] == 0
+    assert ended(*started(tmp_path, database_url, "csv"))[0] == 0
     assert (manifest_of(tmp_path / "log")["last"], manifest_of(tmp_path / "log")["count"]) == (EVENTS, EVENTS)
 
 
@@ -106,7 +111,7 @@ def test_half_a_chunk_and_half_a_line_of_the_state_are_cut_off(database_url: str
         data.write(b"half a line")
     with (tmp_path / "log.part" / "state").open("ab") as state:
         state.write(b'{"first": 2')
-    assert ended(started(tmp_path, database_url, "csv"))[0] == 0
+    assert ended(*started(tmp_path, database_url, "csv"))[0] == 0
     assert check_export(tmp_path / "log.manifest.json", lambda _, __: None).reason is None
     lines = (tmp_path / "log").read_bytes().splitlines()
     assert [int(line.split(b",")[0]) for line in lines[1:]] == list(range(1, EVENTS + 1))
@@ -116,9 +121,9 @@ def test_an_export_with_other_options_does_not_go_on(database_url: str, tmp_path
     fill(database_url, EVENTS)
     stopped(tmp_path, database_url, "csv", signal.SIGKILL)
     with State.held(tmp_path / "log.part"):  # as long as somebody writes there, nobody else does
-        code, said = ended(started(tmp_path, database_url, "csv"))
+        code, said = ended(*started(tmp_path, database_url, "csv"))
     assert (code, "another process is writing" in said) == (1, True)
-    code, said = ended(started(tmp_path, database_url, "ndjson"))
+    code, said = ended(*started(tmp_path, database_url, "ndjson"))
     assert (code, "was begun with other options" in said) == (1, True)
 
 

@@ -17,6 +17,8 @@ from tests.openai_pieces import CallPiece, Pause, Piece, Text
 from tests.openai_server import ChatRequest, OpenAIServer
 from tests.serving import Client, ServerProcess, SseFrame, serving
 
+pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
+
 TEN_MB = [Text("0123456789" * 10_000)] * 100
 
 

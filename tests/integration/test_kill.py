@@ -35,7 +35,10 @@ SEED = int(os.environ.get("MINUTEBOOK_TEST_SEED", str(int(time.time()))))
 LEASE_S = 1
 PEOPLE = 24
 
-pytestmark = pytest.mark.timeout(120 + 10 * KILLS)
+pytestmark = [
+    pytest.mark.no_cover,  # the server is another process: its lines are not seen
+    pytest.mark.timeout(120 + 10 * KILLS),
+]
 
 
 def server(folder: Path, database_url: str) -> ServerProcess:

@@ -15,6 +15,8 @@ from tests.openai_pieces import Pause, Piece, Text
 from tests.openai_server import ChatRequest, OpenAIServer
 from tests.serving import Client, ServerProcess, SseFrame
 
+pytestmark = pytest.mark.no_cover  # the server is another process: its lines are not seen
+
 STREAMS = 200
 POOL = 2
 POOLED = ("minutebook", "minutebook reads")  # the two pools' connections; each other name is one connection

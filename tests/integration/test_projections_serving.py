@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import httpx
@@ -16,12 +17,16 @@ import pytest
 
 from infrastructure.projections.registry import READ_MODELS
 from tests.crowd import Crowd
+from tests.forking import run
 from tests.integration.saves import query
 from tests.projecting import happened, held, is_at, reference, store, tables_left, wait_until, woven
 from tests.serving import MASTER_KEY, REPOSITORY, ServerProcess, serving
 from tests.unit.commands import Command
 
-pytestmark = pytest.mark.may_block("the test itself asks the database; the servers are other processes")
+pytestmark = [
+    pytest.mark.no_cover,  # the server is another process: its lines are not seen
+    pytest.mark.may_block("the test itself asks the database; the servers are other processes"),
+]
 
 STOPPED = "UPDATE projections SET state = 'failed', failed_position = 7 WHERE name = 'usage'"
 TALK: list[Command] = [
@@ -42,11 +47,8 @@ def environment_for(url: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(REPOSITORY), **ours}
 
 
-def command(folder: Path, url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    arguments = (sys.executable, "-m", "api", *arguments)
-    return subprocess.run(
-        arguments, check=False, capture_output=True, text=True, env=environment_for(url), cwd=folder
-    )
+def command(folder: Path, url: str, *arguments: str) -> CompletedProcess[str]:
+    return run(arguments, folder, environment_for(url))
 
 
 @pytest.mark.timeout(300)

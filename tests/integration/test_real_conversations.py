@@ -28,6 +28,7 @@ AGENTS = Path(__file__).with_name("airline.toml")
 AT_A_TIME = 16
 
 pytestmark = [
+    pytest.mark.no_cover,  # it doubles the time, and shows no line that others do not
     pytest.mark.timeout(240),
     pytest.mark.may_block("clients, server and model share one heap, and its collection takes a while"),
 ]

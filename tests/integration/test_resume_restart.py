@@ -16,6 +16,8 @@ from tests.integration.waiting import eventually
 from tests.replaying import read_log
 from tests.serving import Client, ServerProcess, SseFrame, frames_of
 
+pytestmark = pytest.mark.no_cover  # the server is another process: its lines are not seen
+
 FEW = 15  # provisional frames, each on a connection of its own
 ENDLESS = "long 5000"  # until it is cancelled
 

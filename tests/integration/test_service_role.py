@@ -1,23 +1,22 @@
 """A service that logs in as a member of `minutebook_app` does its work, and cannot do more."""
 
 import os
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import httpx
 import psycopg
 import pytest
 
+from tests.forking import run
 from tests.serving import REPOSITORY, ServerProcess
 
 
-def minutebook(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def minutebook(url: str, *arguments: str) -> CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "MINUTEBOOK_DATABASE_URL": url}
-    command = [sys.executable, "-m", "api", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return run(arguments, REPOSITORY, environment)
 
 
 @pytest.fixture

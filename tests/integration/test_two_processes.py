@@ -18,6 +18,8 @@ from tests.killing import judge_positions
 from tests.replaying import LogRow, committed_part, read_log
 from tests.serving import Client, Refused, ServerProcess, SseFrame, frames_of
 
+pytestmark = pytest.mark.no_cover  # the server is another process: its lines are not seen
+
 LEASE_S = 1.0
 A_LITTLE_S = 1.5  # the sweep comes three times a lease; the rest is a busy machine
 

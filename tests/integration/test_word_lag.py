@@ -5,9 +5,13 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from statistics import median
 
+import pytest
+
 from tests.openai_server import OpenAIServer
 from tests.serving import ServerProcess
 from tests.word_lag import Speaker, lags_of_words
+
+pytestmark = pytest.mark.no_cover  # the server is another process: its lines are not seen
 
 # A quiet machine takes a tenth of it (`python -m tests.benchmarks words`, where the target is 0.15).
 PATIENCE_S = 1.0

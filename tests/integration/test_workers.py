@@ -20,6 +20,8 @@ from tests.integration.waiting import eventually
 from tests.replaying import committed_part, read_log
 from tests.serving import Client, ServerProcess, SseFrame
 
+pytestmark = pytest.mark.no_cover  # the server is another process: its lines are not seen
+
 LEASE_S = 1.0
 ONE_CONNECTION = httpx.Limits(max_connections=1, max_keepalive_connections=1)
 
