@@ -1,9 +1,11 @@
-"""What an auditor waits for: `python -m tests.benchmarks.audit [EVENTS]`.
+"""What an auditor waits for: `python -m tests.benchmarks.audit [EVENTS] [--keep FOLDER]`.
 
-In a log of the recorded conversations, copied over and over into hundreds of thousands. An export of
-1,000,000 events runs in a process of its own; beside its rate stands that of a bare COPY of the same columns
-to nowhere, and its memory is compared with that of an export of 100,000. A page is one of 100 events; where
-the other filters leave few, it may end early and say from where to go on.
+In a log of the recorded conversations, copied over and over into hundreds of thousands and sealed as in
+service. An export of 1,000,000 events runs in a process of its own; beside its rate stands that of a bare
+COPY of the same columns to nowhere, and its memory is compared with that of an export of 100,000. A page is
+one of 50 events, as many as the API gives; where the other filters leave few, it may end early and say from
+where to go on. `python -m tests.benchmarks.audit_pages` measures the pages alone. With `--keep` the log is
+built in that folder and used again by the next run, also of `verify`.
 """
 
 import json
@@ -17,14 +19,12 @@ from tempfile import TemporaryDirectory
 import psycopg
 
 from infrastructure.exports.operating import check_export, restore_export
-from infrastructure.postgres.embedded import EmbeddedPostgres
 from infrastructure.postgres.schema import migrate
-from infrastructure.projections.operating import make_tables, rebuild_projection
-from infrastructure.projections.registry import READ_MODELS
-from infrastructure.vault import Vault
 from tests.benchmarks import audit_pages
-from tests.benchmarks.audit_log import fill
+from tests.benchmarks.kept import asked, big_database
 from tests.benchmarks.processes import REPOSITORY
+from tests.opened import vault
+from tests.serving import MASTER_KEY
 
 Row = tuple[str, str, str, str]
 FORMS = ("ndjson", "csv", "parquet")
@@ -32,15 +32,16 @@ EXPORTED = 1_000_000
 FEW = 100_000
 MOST_GROWN_MIB = 64
 _EXPORT = r"""
-import json, re, sys, time
+import base64, json, re, sys, time
 from pathlib import Path
 from application.exporting import Selection
 from infrastructure.exports.operating import write_export
 from infrastructure.vault import Vault
 
-url, form, file, last = sys.argv[1:]
+url, form, file, last, key = sys.argv[1:]
+vault = Vault(base64.b64decode(key))
 began = time.monotonic()
-done = write_export(url, Vault(bytes(32)), Selection(last=int(last)), form, Path(file))
+done = write_export(url, vault, Selection(last=int(last)), form, Path(file))
 took = time.monotonic() - began
 # Of this program alone; getrusage begins with what the process had before it.
 mib = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
@@ -51,7 +52,7 @@ _COLUMNS = "position, stream, version, type, conversation, turn, actor, recorded
 
 def exported(url: str, form: str, file: Path, last: int) -> dict[str, float]:
     """Export the first events in a process of its own; returns events a second, MiB and bytes an event."""
-    command = [sys.executable, "-c", _EXPORT, url, form, str(file), str(last)]
+    command = [sys.executable, "-c", _EXPORT, url, form, str(file), str(last), MASTER_KEY]
     done = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
     measured: dict[str, float] = json.loads(done.stdout)
     return measured
@@ -98,29 +99,27 @@ def checked(file: Path) -> Sequence[Row]:
 def taken_in(url: str, file: Path) -> Sequence[Row]:
     """Measure the way of an export into an empty database beside the full one."""
     with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP DATABASE IF EXISTS restored")
         connection.execute("CREATE DATABASE restored")
     empty = url.replace("/minutebook?", "/restored?")
     migrate(empty)
     began = time.monotonic()
-    count = restore_export(empty, Vault(bytes(32)), file)
+    count = restore_export(empty, vault(), file)
     rate = count / (time.monotonic() - began)
     return [("the NDJSON taken into an empty store", f"{rate:,.0f} events/s", "", "")]
 
 
-def run(events: int = 1_000_000, times: int = 200) -> list[Row]:
+def run(events: int = 1_000_000, times: int = 200, keep: Path | None = None) -> list[Row]:
     """Fill a database and measure; returns (what, figure, ratio, target) rows."""
-    with TemporaryDirectory(prefix="minutebook-bench-") as name, EmbeddedPostgres(Path(name)) as server:
-        url = server.start()
-        migrate(url)
-        began = time.monotonic()
-        made = fill(url, events)
-        took = time.monotonic() - began
-        rows: list[Row] = [("the log", f"{made:,} events, made in {took:.0f} s", "", "")]
-        make_tables(url, READ_MODELS)
-        rebuild_projection(url, Vault(bytes(32)), "requests", lambda _: None, lambda: False)
-        return [*rows, *audit_pages.run(url, times), *exports(url, Path(name), made)]
+    with (
+        TemporaryDirectory(prefix="minutebook-bench-") as name,
+        big_database(events, keep) as (url, _, built),
+    ):
+        pages = audit_pages.measure(url, times)
+        return [("the log", built.said(), "", ""), *pages, *exports(url, Path(name), built.events)]
 
 
 if __name__ == "__main__":
-    for row in run(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000):
+    told = asked(__doc__, 1_000_000)
+    for row in run(told.events, keep=told.keep):
         print(" | ".join(row))

@@ -1,22 +1,19 @@
-"""A log of many millions of events, made in minutes: `python -m tests.benchmarks.audit_log URL EVENTS`.
+"""The rows of a log of many millions of events, as they stand in PostgreSQL's binary form.
 
-The recorded conversations happen once, through the aggregates. Their rows are then copied over and over as
-they stand in PostgreSQL's binary form: for each round of all of them only positions, times and ids are new.
-The events of a turn stand together, and the conversations of a round go on turn by turn, side by side.
-
-The tables are not logged while they fill: what is measured afterwards is read only.
+The recorded conversations happen once, through the aggregates. Their rows are then repeated over and over:
+for each round of all of them positions, times and ids are new, and what the events say is sealed with the
+key of its conversation, as it always is. The events of a turn stand together, and the conversations of a
+round go on turn by turn, side by side.
 """
 
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from struct import Struct
 from typing import Final
 
-import psycopg
-
 from infrastructure.postgres.batch import NewEvent
+from infrastructure.vault import DataKey, Vault, about_event
 from tests.benchmarks.big_log import templates
 
 _ROUND: Final = b"@ROUND@@"  # eight bytes, as the number of a round in hexadecimal digits
@@ -35,11 +32,13 @@ _PLACE: Final = Struct("!qiq")  # two numbers, and between them the length of th
 _SIGNATURE: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _END: Final = b"\xff\xff"
 
-_LOG: Final = "position, recorded_at, version, stream, type, conversation, turn, actor, data"
-_TURNS: Final = (
+LOG: Final = "position, recorded_at, version, stream, type, conversation, turn, actor, data"
+TURNS: Final = (
     "first_position, last_position, accepted_at, lease_until, ended_at, id, conversation, subject, kind,"
     " state, node, payload_hash"
 )
+KEYS: Final = "conversation, wrapped"
+_SEALED_BYTES: Final = 29  # that a sealed text is longer: a mark, a nonce and a tag
 _KINDS: Final = {
     "conversation.tool_result_received": "tool_result",
     "conversation.tool_call_approved": "hitl_decision",
@@ -68,8 +67,12 @@ def _text(value: bytes) -> bytes:
     return _LENGTH(len(value)) + value
 
 
-def _id(conversation: int) -> bytes:
-    return b"%b-0000-7000-8000-%012x" % (_ROUND, conversation)
+def _id(conversation: int, place: bytes = _ROUND) -> bytes:
+    return b"%b-0000-7000-8000-%012x" % (place, conversation)
+
+
+def _place(number: int) -> bytes:
+    return b"%08x" % number
 
 
 class _Template:
@@ -87,37 +90,66 @@ class _Template:
         self._pieces.append(row)
         self._size += len(row)
 
+    @property
+    def size(self) -> int:
+        """Return how many bytes a round has so far."""
+        return self._size
+
     def rows(self, number: int) -> bytearray:
         """Return the rows of this round, all but their numbers."""
         person = b"%05d" % (number % PERSONS)
         self._pieces = [b"".join(self._pieces)]
-        return bytearray(self._pieces[0].replace(_ROUND, b"%08x" % number).replace(_PERSON, person))
+        return bytearray(self._pieces[0].replace(_ROUND, _place(number)).replace(_PERSON, person))
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What an event says, and where that ends in the rows of a round."""
+
+    conversation: int
+    event: NewEvent
+    end: int
 
 
 class BigLog:
-    """The rows of the log and of its turns, round by round."""
+    """The rows of the log, of its turns and of its keys, round by round."""
 
-    def __init__(self) -> None:
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+        self._keys: dict[str, DataKey] = {}
+        self._said: list[_Said] = []
         self._log, self._turns = _Template(), _Template()
         self._spans: list[tuple[int, int]] = []
         for turn in turns_of_a_round():
             self._spans.append((self.events_a_round + 1, self.events_a_round + len(turn.events)))
             for event in turn.events:
                 self._add_event(turn.conversation, event)
+                self._said.append(_Said(turn.conversation, event, self._log.size))
             self._add_turn(turn)
 
     @property
     def events_a_round(self) -> int:
         return len(self._log.places)
 
+    def key_rows(self, rounds: Iterable[int]) -> Iterator[bytes]:
+        """Make the keys of these rounds, and yield their rows as a binary COPY takes them."""
+        yield _SIGNATURE
+        for number in rounds:
+            for conversation in {said.conversation for said in self._said}:
+                own_id = _id(conversation, _place(number))
+                self._keys[own_id.decode()], wrapped = self._vault.new_key(own_id.decode())
+                yield _FIELDS(2) + _text(own_id) + _text(wrapped)
+        yield _END
+
     def log_rows(self, rounds: Iterable[int]) -> Iterator[bytes]:
-        """Yield the rows of the log as a binary COPY takes them."""
+        """Yield the rows of the log; the keys of these rounds have been made."""
         yield _SIGNATURE
         for number in rounds:
             rows, position = self._log.rows(number), number * self.events_a_round
             for place in self._log.places:
                 position += 1
                 _PLACE.pack_into(rows, place, position, 8, BEGAN_US + position * 1_000_000 // EVENTS_A_SECOND)
+            self._seal(rows, _place(number))
             yield bytes(rows)
         yield _END
 
@@ -131,13 +163,20 @@ class BigLog:
             yield bytes(rows)
         yield _END
 
+    def _seal(self, rows: bytearray, place: bytes) -> None:
+        for said in self._said:
+            own_id, event = _id(said.conversation, place).decode(), said.event
+            about = about_event(f"{event.stream.partition('-')[0]}-{own_id}", event.version, event.type)
+            sealed = self._keys[own_id].seal(event.data, about)
+            rows[said.end - len(sealed) : said.end] = sealed
+
     def _add_event(self, conversation: int, event: NewEvent) -> None:
         own_id = _id(conversation)
         self._log.add(
             9, _INT8(8, 0) + _INT8(8, 0), _INT4(4, event.version),
             _text(event.stream.partition("-")[0].encode() + b"-" + own_id), _text(event.type.encode()),
             _text(own_id), _text(event.turn.encode() + b"-" + own_id), _text(_actor(conversation, event)),
-            _text(event.data),
+            _text(bytes(len(event.data) + _SEALED_BYTES)),
         )  # fmt: skip
 
     def _add_turn(self, turn: Turn) -> None:
@@ -160,47 +199,3 @@ def _actor(conversation: int, event: NewEvent) -> bytes:
     # Some are on much more often than others.
     agent = AGENTS[min(conversation % 16, len(AGENTS) - 1)] if conversation % 3 else AGENTS[0]
     return b"agent:" + agent.encode()
-
-
-_INDEXES: Final = """
-    SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid), conname FROM pg_index
-      LEFT JOIN pg_constraint ON conindid = indexrelid AND contype IN ('p', 'u')
-     WHERE indrelid = %s::regclass"""
-
-
-def fill(url: str, events: int) -> int:
-    """Fill an empty log with at least so many events, and with their turns; returns how many there are."""
-    big = BigLog()
-    rounds = range(-(-events // big.events_a_round))
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("SET maintenance_work_mem = '1GB'; SET max_parallel_maintenance_workers = 2")
-        for table, columns, rows in (
-            ("log", _LOG, big.log_rows(rounds)),
-            ("turns", _TURNS, big.turn_rows(rounds)),
-        ):
-            _fill_table(connection, table, columns, rows)
-    return len(rounds) * big.events_a_round
-
-
-def _fill_table(connection: psycopg.Connection, table: str, columns: str, rows: Iterable[bytes]) -> None:
-    """Copy the rows into the table, and build its indexes afterwards, all at once and as they were."""
-    indexes = connection.execute(_INDEXES.encode(), [table]).fetchall()
-    connection.execute(f"ALTER TABLE {table} SET UNLOGGED".encode())
-    for name, _, constraint in indexes:
-        drop = f"ALTER TABLE {table} DROP CONSTRAINT {constraint}" if constraint else f"DROP INDEX {name}"
-        connection.execute(drop.encode())
-    with connection.cursor().copy(f"COPY {table} ({columns}) FROM STDIN (FORMAT binary)".encode()) as copy:
-        for piece in rows:
-            copy.write(piece)
-    for name, definition, constraint in indexes:
-        connection.execute(definition.encode())
-        if constraint:
-            kind = "PRIMARY KEY" if constraint.endswith("_pkey") else "UNIQUE"
-            connection.execute(
-                f"ALTER TABLE {table} ADD CONSTRAINT {constraint} {kind} USING INDEX {name}".encode()
-            )
-    connection.execute(f"VACUUM (ANALYZE) {table}".encode())
-
-
-if __name__ == "__main__":
-    print(fill(sys.argv[1], int(sys.argv[2])))
