@@ -24,14 +24,10 @@ from api import (
     cli_verify,
     log_output,
 )
-from api.bootstrap import (
-    Settings,
-    SettingsError,
-    check_settings,
-    database,
-    list_turns,
-    read_settings,
-)
+from api.bootstrap.database import database
+from api.bootstrap.models import check_settings
+from api.bootstrap.operator import operator_turns
+from api.settings import Settings, SettingsError, read_settings
 from api.stopping import Stop
 from domain.errors import MinutebookError
 
@@ -164,7 +160,7 @@ def turns(
     if state not in (None, "running", "committed", "failed", "abandoned"):
         raise SettingsError(f"There is no turn state {state}; it is running, committed, failed or abandoned.")
     with database(read_settings()) as url:
-        rows = list_turns(url, state, limit)
+        rows = operator_turns(url, state, limit)
     if as_json:
         for row in rows:
             print(json.dumps(row))

@@ -9,7 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from api.bootstrap import Settings, database, open_audit, read_settings
+from api.bootstrap.audit import open_audit
+from api.bootstrap.database import database
+from api.settings import Settings, read_settings
 from application.audit import EventPage, event_said, every_page
 from application.audit_filter import EventFilter, event_filter
 from application.queries import Answer

@@ -9,8 +9,10 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
-from api.bootstrap import database, open_audit, read_settings
+from api.bootstrap.audit import open_audit
+from api.bootstrap.database import database
 from api.cli_audit import FOR_PEOPLE, Json, brief, say, show_events, table_of
+from api.settings import read_settings
 from application.audit_filter import MOST, event_filter, place_of, time_of
 from application.audit_questions import (
     DECISIONS,

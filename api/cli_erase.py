@@ -9,8 +9,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from api.bootstrap import Progress as Step
-from api.bootstrap import database, erase_conversation, read_settings, scrub_erased
+from api.bootstrap.database import database
+from api.bootstrap.erasing import Progress as Step
+from api.bootstrap.erasing import erase_conversation, scrub_erased
+from api.settings import read_settings
 from application.erasing import said
 
 _LATER = "run `minutebook erase` again without --no-scrub, or let a server do it"

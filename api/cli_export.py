@@ -12,9 +12,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from api.bootstrap import SettingsError, check_export, database, prove_export, read_settings, write_export
+from api.bootstrap.database import database
+from api.bootstrap.exports import check_export, prove_export, write_export
 from api.exit_codes import DOES_NOT_FIT, INTERRUPTED
 from api.interrupting import until_interrupted
+from api.settings import SettingsError, read_settings
 from application.exporting import FORMATS, Checked, ExportStep, Format, Manifest, selected
 
 JSON_PAUSE_S = 1.0  # between two lines of progress for a script

@@ -12,15 +12,10 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from api.bootstrap import (
-    Settings,
-    SettingsError,
-    database,
-    is_export,
-    open_import_log,
-    read_settings,
-    restore_export,
-)
+from api.bootstrap.database import database
+from api.bootstrap.exports import is_export, restore_export
+from api.bootstrap.imports import open_import_log
+from api.settings import Settings, SettingsError, read_settings
 from application.importing import Importing, ImportLog, read_chats
 from domain.errors import MinutebookError
 

@@ -12,19 +12,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from api.bootstrap import (
+from api.bootstrap.database import database
+from api.bootstrap.projections import (
     Difference,
-    Settings,
-    database,
     list_projections,
     projection_names,
-    read_settings,
     rebuild_projection,
     verify_projection,
 )
-from api.bootstrap import Progress as Step
+from api.bootstrap.projections import Progress as Step
 from api.exit_codes import DOES_NOT_FIT, INTERRUPTED
 from api.interrupting import until_interrupted
+from api.settings import Settings, read_settings
 from domain.errors import MinutebookError
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for scripts.")]

@@ -12,18 +12,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from api.bootstrap import (
-    Settings,
-    SettingsError,
-    Verified,
-    checkpoint_notes,
-    database,
-    public_keys,
-    read_settings,
-    rotate_signing_key,
-    verify_log,
-)
+from api.bootstrap.database import database
+from api.bootstrap.seals import Verified, checkpoint_notes, public_keys, rotate_signing_key, verify_log
 from api.exit_codes import DOES_NOT_FIT, NOTHING_TO_COMPARE
+from api.settings import Settings, SettingsError, read_settings
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for scripts.")]
 JSON_PAUSE_S = 1.0  # between two lines of progress for a script

@@ -10,8 +10,9 @@ import uvicorn
 from sse_starlette.sse import AppStatus
 
 from api import log_output
-from api.bootstrap import House, Settings, SettingsError, open_house
+from api.bootstrap.house import House, open_house
 from api.direct import DirectSend
+from api.settings import Settings, SettingsError
 from api.stopping import Stop
 
 BACKLOG = 2048

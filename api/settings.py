@@ -1,4 +1,4 @@
-"""The settings: environment variables with the prefix MINUTEBOOK_, and a `.env`; read by `api.bootstrap`."""
+"""The settings: environment variables with the prefix MINUTEBOOK_, and a `.env`."""
 
 import difflib
 import os

@@ -18,8 +18,10 @@ import psycopg
 import uvloop
 
 from api import log_output
-from api.bootstrap import SHARED_METRICS, Settings, SettingsError, database, read_settings, shared_metrics
+from api.bootstrap.database import database
+from api.bootstrap.workers import SHARED_METRICS, shared_metrics
 from api.server import Server, serve_house
+from api.settings import Settings, SettingsError, read_settings
 from api.stopping import Stop
 from api.workers import READY
 from domain.errors import MinutebookError

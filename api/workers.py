@@ -12,7 +12,8 @@ from typing import Final
 
 import structlog
 
-from api.bootstrap import SHARED_METRICS, Settings, forget_worker, new_metrics_folder, shared_metrics
+from api.bootstrap.workers import SHARED_METRICS, forget_worker, new_metrics_folder, shared_metrics
+from api.settings import Settings
 from api.stopping import Stop
 
 FIRST_PAUSE_S: Final = 0.1

@@ -16,7 +16,7 @@ from typing import Any, Self
 import httpx
 
 import api.app  # noqa: F401  (takes a moment to import: before a loop runs)
-from api.bootstrap import House, open_house
+from api.bootstrap.house import House, open_house
 from api.server import Server, listen
 from api.settings import Settings
 from application.ports import LanguageModel

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator
 import uvloop
 
 from api import log_output
-from api.bootstrap import open_house
+from api.bootstrap.house import open_house
 from api.server import Server, listen
 from api.settings import Settings
 from application.ports import Finished, ModelChunk, ModelRequest, TextDelta

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 
-from api.bootstrap import open_house
+from api.bootstrap.house import open_house
 from api.settings import Settings
 from application.ports import Finished, ModelChunk, ModelRequest, TextDelta
 from application.protocol import parsed_request

@@ -1,0 +1,20 @@
+"""Imports: what writes conversations of elsewhere into the log."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from api.bootstrap.keys import open_vault
+from api.bootstrap.store import appending
+from api.settings import Settings
+from application.importing import ImportLog
+from infrastructure.postgres.importing import PostgresImportLog
+from infrastructure.postgres.mapper import MinutesMapper
+
+
+@asynccontextmanager
+async def open_import_log(settings: Settings, url: str) -> AsyncIterator[ImportLog]:
+    """Open what an import writes to, for the length of the block."""
+    vault, _ = await asyncio.to_thread(open_vault, settings, url)
+    async with appending(url) as appender:
+        yield PostgresImportLog(appender, MinutesMapper(), vault)

@@ -1,0 +1,32 @@
+"""The keys: the master key that opens what was said, and the one that signs checkpoints."""
+
+from api.settings import Settings, SettingsError
+from infrastructure.audit.signing import Signing
+from infrastructure.keys import KeyUnusableError, create_or_read_key, given_key
+from infrastructure.postgres.key_store import MasterKeyError, settle_master
+from infrastructure.vault import Vault
+
+
+def open_vault(settings: Settings, url: str) -> tuple[Vault, bytes]:
+    """Return the vault, and the salt of the keys derived from its master key. Raises `SettingsError`."""
+    vault = Vault(master_key(settings))
+    try:
+        return vault, settle_master(url, vault)
+    except MasterKeyError as error:
+        raise SettingsError(str(error)) from None
+
+
+def master_key(settings: Settings) -> bytes:
+    """Return the master key: the one that is set, else that of the key folder. Raises `SettingsError`."""
+    try:
+        if settings.master_key:
+            return given_key(settings.master_key.get_secret_value(), "MINUTEBOOK_MASTER_KEY")
+        return create_or_read_key(settings.key_folder / "master.key")
+    except KeyUnusableError as error:
+        raise SettingsError(str(error)) from None
+
+
+def signing_of(settings: Settings) -> Signing:
+    """Return what signs checkpoints; it reads its key when it first needs it."""
+    given = settings.signing_key.get_secret_value() if settings.signing_key else None
+    return Signing(settings.seal_origin, settings.key_folder, given)
