@@ -87,8 +87,8 @@ def is_starting_postgresql(folder: Path) -> bool:
 
 
 def is_opening(folder: Path) -> bool:
-    """Whether it has come to where its keys are made, right before it serves."""
-    return any(folder.rglob("master.key")) or is_serving(folder)
+    """Whether it has come to its keys, which is after its tables and before it serves."""
+    return (folder / DATA / "keys").exists() or is_serving(folder)
 
 
 def is_serving(folder: Path) -> bool:
