@@ -74,6 +74,8 @@ async def _pieces(items: AsyncIterator[list[FeedItem]]) -> AsyncIterator[bytes]:
                 yield HEARTBEAT
             for piece in _joined(batch):
                 yield piece
+            piece = b""
+            del batch  # a feed that waits keeps nothing of what it has said
 
 
 def _joined(batch: list[FeedItem]) -> Iterator[bytes]:

@@ -92,6 +92,7 @@ class StreamResponse(EventSourceResponse):
                     departure.sends += 1  # odd while one is being sent
                     await direct({"type": "http.response.body", "body": part, "more_body": True})
                     departure.sends += 1
+                del piece, part  # a stream that waits keeps nothing of what it has said
         if not departure.is_noticed:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 

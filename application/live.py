@@ -85,7 +85,7 @@ class Subscription:
     def give(self, batch: Batch) -> None:
         """Send a batch at once to a reader who keeps up, queue it for any other."""
         first, last = batch.items[0].position or 0, batch.items[-1].position or 0
-        is_next = self.is_idle and not self.items and first > self.position
+        is_next = self.is_idle and not self.items and not self.is_behind and first > self.position
         if is_next and self.push and self.push(batch):
             self.position = last
             return
@@ -99,11 +99,15 @@ class Subscription:
         if len(self.items) >= QUEUE_ITEMS:
             if item.position is None:
                 return
-            self.items.clear()
-            self.is_behind = True
+            self.fall_behind()
         else:
             self.items.append(item)
         self.woken.set()
+
+    def fall_behind(self) -> None:
+        """Give the queue up: what was in it is read from the log."""
+        self.items.clear()
+        self.is_behind = True
 
     def catch_up_from(self, head: int) -> None:
         """Begin a new queue; what is at or before `head` has to be read from the log."""
@@ -174,6 +178,12 @@ class LiveFeed:
             for reader in readers:
                 reader.offer(item)
 
+    def forget(self, conversation_id: str) -> None:
+        """Give up the queues with something of an erased conversation; the log says what is left of it."""
+        for reader in self._readers():
+            if any(item.body["conversation_id"] == conversation_id for item in reader.items):
+                reader.fall_behind()
+
     def close(self) -> None:
         """End all feeds, so that their clients connect again, elsewhere."""
         self.is_closed = True
@@ -218,6 +228,7 @@ class LiveFeed:
                         yield page
                         reader.was_given(page)
                     reader.position = position
+                    del page  # whoever waits keeps nothing of what was said
                     continue
                 reader.is_idle = True
                 await reader.woken.wait()
@@ -226,6 +237,7 @@ class LiveFeed:
                 yield fresh
                 if fresh:
                     reader.position = max([reader.position, *(item.position or 0 for item in fresh)])
+                del fresh
         finally:
             self._unsubscribe(reader)
 

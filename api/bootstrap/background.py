@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from api.bootstrap.keys import signing_of
 from api.bootstrap.store import Store
-from api.bootstrap.turns import Turns
+from api.bootstrap.turns import Turns, forgetting
 from api.settings import Settings
 from infrastructure.audit.sealer import Sealer
 from infrastructure.metrics import PrometheusMetrics
@@ -45,5 +45,5 @@ def _tailer(store: Store, turns: Turns) -> Tailer:
     return Tailer(
         *(store.url, store.mapper.to_logged, turns.live, turns.mirrors.wake),
         keys=store.keys,
-        on_erased=store.forget,
+        on_erased=forgetting(store, turns),
     )

@@ -76,7 +76,7 @@ class Store:
         )
 
     def forget(self, conversation_id: str) -> None:
-        """Let this process forget a conversation that was erased."""
+        """Forget the key and the events of a conversation that was erased."""
         self.vault.forget(conversation_id)
         for stream in (conversation_stream(conversation_id), agent_stream(conversation_id)):
             self._recent.forget(stream)

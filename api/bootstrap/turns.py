@@ -1,7 +1,7 @@
 """The turns: those that run in this process, and the streams of those that run in others."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -47,6 +47,16 @@ async def open_turns(store: Store, settings: Settings, kit: Kit) -> AsyncIterato
             task.cancel()
         await asyncio.gather(*sharing, return_exceptions=True)
         await store.chunks.close()
+
+
+def forgetting(store: Store, turns: Turns) -> Callable[[str], None]:
+    """Return what lets this process forget a conversation that was erased."""
+
+    def forget(conversation_id: str) -> None:
+        store.forget(conversation_id)
+        turns.live.forget(conversation_id)
+
+    return forget
 
 
 def kit_of(
