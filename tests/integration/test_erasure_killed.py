@@ -1,7 +1,6 @@
 """An erasure killed half way has not happened; one whose scrub is killed is whole, and scrubbed later on."""
 
-import subprocess
-import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ import psycopg
 import pytest
 
 from tests.command_line import environment, minutebook
+from tests.forking import Forked
 from tests.integration.saves import query
 from tests.integration.test_erasure import OTHER, WORD, followed, talk
 from tests.opened import opened_log
@@ -38,17 +38,16 @@ async def url(database_url: str) -> str:
 
 
 @contextmanager
-def erasing(folder: Path, url: str) -> Iterator[subprocess.Popen[bytes]]:
+def erasing(folder: Path, url: str) -> Iterator[None]:
     """Erase in another process, and kill it at the end of the block."""
-    command = [sys.executable, "-m", "api", *ERASE]
-    quiet: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    env = environment({"database_url": url})
-    with subprocess.Popen(command, cwd=folder, env=env, **quiet) as process:
+    with tempfile.TemporaryFile() as said:
+        process = Forked(ERASE, folder, environment({"database_url": url}), said, said)
         try:
-            yield process
+            yield
             assert process.poll() is None, "it was to be killed before its end"
         finally:
             process.kill()
+            process.wait(10)
 
 
 def stored(url: str) -> list[Any]:
