@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime
+from inspect import isclass
 from typing import Any, ClassVar, Self
 
 from eventsourcing.domain import (
@@ -10,6 +11,7 @@ from eventsourcing.domain import (
     CanInitAggregate,
     CanMutateAggregate,
     MetaDomainEvent,
+    decorated_funcs,
 )
 
 
@@ -52,6 +54,17 @@ class SignedAggregate(BaseAggregate[str]):
 
     class Started(Event, MinuteStarted):
         """The base of the aggregate's own first event."""
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        """Let parts of an aggregate be classes of their own, with events and consequences.
+
+        The library gives each class events of its own, derived from those it inherits, and looks for the
+        method under `@event` by the class itself.
+        """
+        super().__init_subclass__(**given)
+        for kind in filter(isclass, vars(cls).values()):
+            for method in [decorated_funcs[one] for one in kind.__mro__ if one in decorated_funcs][:1]:
+                decorated_funcs.setdefault(kind, method)
 
     def record(self, event: type[CanMutateAggregate[str]], by: By, **fields: Any) -> None:
         """Trigger one event, signed by its actor and turn."""
