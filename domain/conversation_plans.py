@@ -8,12 +8,7 @@ from eventsourcing.domain import event
 
 from domain.aggregate import By, SignedAggregate
 from domain.conversation_calls import WithCalls
-from domain.errors import (
-    InvalidPlanError,
-    NothingAwaitedError,
-    PlanAlreadyDecidedError,
-    PlanNotFoundError,
-)
+from domain.errors import InvalidPlanError, NothingAwaitedError, PlanAlreadyDecidedError, PlanNotFoundError
 from domain.plan import Plan, Subtask, checked_subtasks, plan_key
 from domain.values import CloseReason, PlanDecision, Settlement, forget_oldest, plan_fingerprint, revived
 
