@@ -51,7 +51,13 @@ WITHDRAW: Final = """
 ABANDON: Final = """
     UPDATE turns SET state = 'abandoned', ended_at = clock_timestamp(), code = 'turn_abandoned'
      WHERE id = %s AND node = %s AND state = 'running'"""
+# A lease that lies further ahead than it is long is one of a clock that was set back since: it begins anew.
 SWEEP: Final = """
+    WITH cut AS (
+        UPDATE turns SET lease_until = clock_timestamp() + %(lease)s
+         WHERE id IN (SELECT id FROM turns
+                       WHERE state = 'running' AND lease_until > clock_timestamp() + %(lease)s
+                         FOR UPDATE SKIP LOCKED))
     UPDATE turns SET state = 'abandoned', ended_at = clock_timestamp(), code = 'turn_abandoned'
      WHERE id IN (SELECT id FROM turns WHERE state = 'running' AND lease_until < clock_timestamp()
                   FOR UPDATE SKIP LOCKED)
@@ -150,8 +156,11 @@ class PostgresTurns:
         )
 
     async def sweep(self) -> Sequence[str]:
-        """Abandon every turn whose lease has run out; returns their ids."""
-        return [turn_id for (turn_id,) in await self._rows(SWEEP, ())]
+        """Abandon every turn whose lease has run out; returns their ids.
+
+        A turn whose lease lies further ahead than ours are long has that long from now on.
+        """
+        return [turn_id for (turn_id,) in await self._rows(SWEEP, {"lease": self._lease})]
 
     async def abandon(self, turn_ids: Sequence[str]) -> None:
         """Abandon these turns of this node by name (shutdown); one that commits meanwhile stays so."""

@@ -9,9 +9,12 @@ from random import Random
 import psycopg
 import pytest
 
+from infrastructure.postgres.pool import open_pool
+from infrastructure.postgres.turns import PostgresTurns
 from tests.integration.saves import query
 from tests.integration.streams import until
 from tests.integration.test_faults import own_database
+from tests.integration.turn_helpers import LEASE_S, accepted, execute
 from tests.killing import all_can_go_on, judge, talking, until_none_runs
 from tests.replaying import read_log
 from tests.serving import Refused, Serving, SseFrame, feed_items, serving
@@ -183,3 +186,16 @@ async def test_a_turn_that_runs_keeps_its_conversation_while_the_clock_jumps(dat
                 await server.client.say("hello", conversation_id="c")
             assert refused.value.code == "turn_in_progress"
         assert (await saying)[-1].type == "turn.committed"
+
+
+async def test_a_clock_that_is_set_back_leaves_a_turn_whose_process_is_gone_no_more_than_one_lease(
+    database_url: str,
+) -> None:
+    await settable_clock(database_url)
+    async with open_pool(database_url) as pool:
+        await accepted(PostgresTurns(pool, "gone", LEASE_S))  # nobody will renew it
+        turns = PostgresTurns(pool, "here", LEASE_S)
+        await execute(pool, "UPDATE wall SET shift = '-3 days'")
+        assert await turns.sweep() == [], "its process may be about to renew it"
+        await execute(pool, "UPDATE wall SET shift = shift + %s * interval '1 s'", LEASE_S + 1)
+        assert await turns.sweep() == ["t1"]
