@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import httpx
 
+from minutebook_client.erasure import Erasure, erasure_of
 from minutebook_client.frames import Frame, RefusedError, UnreachableError, parsed
 
 # A server says something every 15 seconds at least; one that is silent for longer has gone.
@@ -140,6 +141,15 @@ class Client:
         """Return how a turn stands."""
         return await self._asked("GET", f"/v1/turns/{turn_id}")
 
+    async def erase(self, conversation_id: str, *, reason: str | None = None) -> Erasure:
+        """Destroy what was said in a conversation, for good; asked again it returns the same receipt.
+
+        The reason (up to 500 characters) stands in the log. Raises `RefusedError`: `conversation_not_found`,
+        also for somebody else's; `turn_in_progress` while a turn runs in it; `forbidden`.
+        """
+        path = f"/v1/conversations/{conversation_id}/erase"
+        return erasure_of(await self._asked("POST", path, _set({"reason": reason})))
+
     # --- how it goes on --------------------------------------------------------------------------
 
     async def _turn(self, turn_id: str, first: Ask | None, after: str | None = None) -> Frames:
@@ -180,11 +190,11 @@ class Client:
             async for frame in parsed(response.aiter_bytes()):
                 yield frame
 
-    async def _asked(self, method: str, path: str) -> Mapping[str, Any]:
+    async def _asked(self, method: str, path: str, body: Any = None) -> Mapping[str, Any]:
         patience = _Patience(self._patience_s)
         while True:
             try:
-                response = await self._http.request(method, path)
+                response = await self._http.request(method, path, json=body)
                 if response.status_code == 200:
                     answer: Mapping[str, Any] = response.json()
                     return answer

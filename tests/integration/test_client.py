@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -134,6 +134,38 @@ async def test_a_turn_is_cancelled_and_its_state_is_told(database_url: str) -> N
         assert (await client.turn("t"))["state"] == "committed"
         assert (await whole(running))[-1].type == "turn.committed"
         assert [f.type for f in await whole(client.watch_turn("t"))][-2] == "conversation.turn_cancelled"
+
+
+async def refusal_of(asked: Awaitable[object]) -> str:
+    with pytest.raises(RefusedError) as refused:
+        await asked
+    return refused.value.code
+
+
+async def test_a_conversation_is_erased_by_whose_it_is_and_takes_nothing_more(database_url: str) -> None:
+    async with (
+        serving(database_url, identity_header="X-Subject", demo_delay_s=0.02) as server,
+        Client(server.url, {"X-Subject": "ann"}) as ann,
+        Client(server.url, {"X-Subject": "bob"}) as bob,
+    ):
+        said = await whole(ann.say("hello", conversation_id="c"))
+        assert await refusal_of(bob.erase("c")) == "conversation_not_found"
+        running = ann.say("long 500", conversation_id="c", turn_id="t")
+        while (await anext(running)).type != "turn.delta":
+            pass
+        assert await refusal_of(ann.erase("c")) == "turn_in_progress"
+        await ann.cancel("t")
+        last = last_position(await whole(running))
+        receipt = await ann.erase("c", reason="she asked for it")
+        assert (receipt.conversation_id, receipt.position) == ("c", last + 1)
+        assert (receipt.actor, receipt.reason) == ("user:ann", "she asked for it")
+        assert receipt.erased["events"] == last > last_position(said)
+        assert receipt.erased_at.tzinfo is not None
+        assert receipt.scrubbed_at is None
+        assert await ann.erase("c") == receipt
+        assert await refusal_of(whole(ann.say("hello again", conversation_id="c"))) == "conversation_erased"
+        async with aclosing(ann.watch_conversation("c")) as feed:
+            assert (await anext(feed)).data["data"] == {"erased": True}
 
 
 async def test_what_the_server_refuses_is_an_error_with_its_code(database_url: str) -> None:
