@@ -22,8 +22,8 @@ def migrate(conninfo: str) -> None:
 
     Where nothing is missing nothing is created, so a member of minutebook_app may call it, too.
 
-    Raises `SchemaError` for a server that is too old or a schema newer than this code, and
-    `psycopg.OperationalError` when the server cannot be reached.
+    Raises `SchemaError` for a server that is too old, an encoding other than UTF-8 and a schema newer than
+    this code, `psycopg.OperationalError` when the server cannot be reached.
     """
     with _connect(conninfo) as connection:
         _check_server(connection)
@@ -64,6 +64,9 @@ def _check_server(connection: psycopg.Connection) -> None:
     major = connection.info.server_version // 10_000
     if major < OLDEST_SERVER:
         raise SchemaError(reason=f"PostgreSQL {OLDEST_SERVER} or newer is needed and the server is {major}")
+    if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
+        reason = f"its encoding is {encoding}; make one with ENCODING 'UTF8' TEMPLATE template0"
+        raise SchemaError(reason=reason)
 
 
 def _has_migrations(connection: psycopg.Connection) -> bool:

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -109,3 +110,14 @@ def test_an_old_server_is_refused(database_url: str, act: object, monkeypatch: p
     monkeypatch.setattr(schema, "OLDEST_SERVER", 99)
     with pytest.raises(schema.SchemaError, match="PostgreSQL 99 or newer is needed and the server is"):
         act(database_url)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("act", [schema.check, schema.migrate])
+def test_a_database_that_cannot_hold_every_letter_is_refused(postgres: str, act: Any) -> None:
+    with psycopg.connect(postgres, autocommit=True) as owner:
+        owner.execute("CREATE DATABASE ascii ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
+        try:
+            with pytest.raises(schema.SchemaError, match="its encoding is SQL_ASCII; make one with ENCODING"):
+                act(postgres.replace("/minutebook?", "/ascii?"))
+        finally:
+            owner.execute("DROP DATABASE ascii WITH (FORCE)")
