@@ -31,7 +31,7 @@ from application.exporting import ExportStreams
 from application.live import FeedLog, LiveFeed
 from application.ports import Limits, Metrics
 from application.product import VERSION
-from application.queries import Reads
+from application.reading import Reads
 from application.sealing import Seals
 from application.turns import TurnService
 

@@ -16,7 +16,8 @@ from pydantic import AfterValidator
 
 from application.errors import InvalidCursorError
 from application.protocol import ID_PATTERN, storable
-from application.queries import Page, Reads
+from application.queries import Page
+from application.reading import Reads
 from domain.errors import ConversationNotFoundError
 
 T = TypeVar("T")

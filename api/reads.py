@@ -30,11 +30,11 @@ from application.queries import (
     ConversationFilter,
     ConversationSummary,
     Range,
-    Reads,
     Stint,
     UsageFilter,
     UsageGroup,
 )
+from application.reading import Reads
 from domain.errors import ConversationNotFoundError
 from domain.values import State
 

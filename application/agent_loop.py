@@ -10,9 +10,10 @@ from application.errors import (
     ModelCallLimitReachedError,
     TurnTimeLimitReachedError,
 )
+from application.language_model import Finished, ModelRequest, Tool
 from application.listening import listen
 from application.model_view import model_messages, recent_events
-from application.ports import Finished, ModelRequest, Tool, UnitOfWork
+from application.ports import UnitOfWork
 from application.turn import Kit, Turn, switch_limit
 from domain.errors import MinutebookError
 from domain.plan import Plan

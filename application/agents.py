@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from application.errors import AgentNotFoundError
-from application.ports import Tool
+from application.language_model import Tool
 
 Effect = Literal["free", "ask", "forbidden"]
 

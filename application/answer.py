@@ -7,9 +7,10 @@ from typing import Any
 
 from application.agents import AgentProfile
 from application.ids import new_call_id, new_id
+from application.language_model import Finished, ToolCall
 from application.our_tools import OURS, use_our_tool
 from application.policy import Verdict
-from application.ports import Finished, ToolCall, UnitOfWork
+from application.ports import UnitOfWork
 from application.protocol import storable
 from application.turn import SYSTEM, Kit, Turn
 from domain.aggregate import By

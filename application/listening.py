@@ -7,7 +7,7 @@ from typing import Final
 from application.answer import Answer, storable_text
 from application.errors import AnswerLimitReachedError, TurnTimeLimitReachedError
 from application.frames import DELTA
-from application.ports import ModelRequest, TextDelta, ToolCall
+from application.language_model import ModelRequest, TextDelta, ToolCall
 from application.turn import Kit, Turn
 
 # So many deltas go out one by one in each window; what comes faster than anybody reads is joined.

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from application.ports import CallMade, ModelMessage, ResultGiven, Said
+from application.language_model import CallMade, ModelMessage, ResultGiven, Said
 from domain.aggregate import MinuteEvent
 from domain.conversation import Conversation
 

@@ -19,7 +19,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from application.agents import PROPOSE_PLAN, SWITCH_AGENT, AgentProfile, Effect, Rule
-from application.ports import Tool
+from application.language_model import Tool
 
 _CHANGING = {
     "write",

@@ -1,12 +1,9 @@
-"""What can be asked of the read models: a port and its answers for each, and the wait for one's own write."""
+"""What can be asked of the read models: a port and its answers for each."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, Literal, Protocol, TypeVar, get_args
-
-from application.errors import PositionNotReachedError
 
 UsageGroup = Literal["agent", "model", "conversation", "day"]
 USAGE_GROUPS: tuple[UsageGroup, ...] = get_args(UsageGroup)
@@ -247,67 +244,3 @@ class UsageQueries(Protocol):
         self, by: Sequence[UsageGroup], wanted: UsageFilter, after: Sequence[str] | None, limit: int
     ) -> Answer[Page[Usage]]:
         """Return the groups behind `after` in the order of their names."""
-
-
-# --- reading one's own writes --------------------------------------------------------------------
-
-
-class Checkpoints(Protocol):
-    """How far each projection has got."""
-
-    async def positions(self) -> Mapping[str, int]:
-        """Return the position of each projection by its name."""
-
-
-class Patience:
-    """Waits until a projection has got somewhere; all who wait share one look at the checkpoints."""
-
-    def __init__(self, checkpoints: Checkpoints, wait_s: float, pause_s: float = 0.02) -> None:
-        self._checkpoints = checkpoints
-        self._wait_s = wait_s
-        self._pause_s = pause_s
-        self._look: asyncio.Task[Mapping[str, int]] | None = None
-
-    async def read(
-        self, projection: str, min_position: int, ask: Callable[[], Awaitable[Answer[T]]]
-    ) -> Answer[T]:
-        """Ask, and where the answer is older than `min_position` wait and ask again.
-
-        Raises `PositionNotReachedError` when it has not got there after the time for which the
-        operator lets a read wait.
-        """
-        answer = await ask()
-        if answer.position >= min_position:
-            return answer
-        await self._reached(projection, min_position)
-        return await ask()
-
-    async def _reached(self, projection: str, min_position: int) -> None:
-        position = 0
-        try:
-            async with asyncio.timeout(self._wait_s):
-                while position < min_position:
-                    position = (await self._looked()).get(projection, 0)
-        except TimeoutError:
-            raise PositionNotReachedError(min_position=min_position, position=position) from None
-
-    async def _looked(self) -> Mapping[str, int]:
-        if self._look is None or self._look.done():
-            self._look = asyncio.create_task(self._positions(), name="look at the checkpoints")
-        return await asyncio.shield(self._look)
-
-    async def _positions(self) -> Mapping[str, int]:
-        await asyncio.sleep(self._pause_s)
-        return await self._checkpoints.positions()
-
-
-@dataclass(frozen=True)
-class Reads:
-    """All that can be read, and the patience to wait for it."""
-
-    conversations: ConversationQueries
-    transcripts: TranscriptQueries
-    approvals: ApprovalQueries
-    agents: AgentQueries
-    usage: UsageQueries
-    patience: Patience

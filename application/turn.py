@@ -7,12 +7,12 @@ from typing import Any
 
 from application.agents import AgentRoster
 from application.frames import STARTED, STATUS, outcome_of
+from application.language_model import LanguageModel
 from application.model_view import Aside
 from application.policy import Policy
 from application.ports import (
     Closing,
     Committed,
-    LanguageModel,
     Limits,
     Metrics,
     TurnRow,

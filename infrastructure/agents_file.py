@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from application.agents import BUILT_IN_TOOLS, AgentProfile, AgentRoster, Effect, Rule
-from application.ports import Tool
+from application.language_model import Tool
 
 DEFAULT_AGENTS = Path(__file__).with_name("agents.toml")
 

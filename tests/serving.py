@@ -19,7 +19,7 @@ import api.app  # noqa: F401  (takes a moment to import: before a loop runs)
 from api.bootstrap.house import House, open_house
 from api.server import Server, listen
 from api.settings import Settings
-from application.ports import LanguageModel
+from application.language_model import LanguageModel
 from tests.forking import Forked
 
 REPOSITORY = Path(__file__).parent.parent

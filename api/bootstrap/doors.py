@@ -7,7 +7,7 @@ from api.bootstrap.health import exposition, readiness
 from api.bootstrap.store import Store
 from api.bootstrap.turns import Turns, forgetting
 from api.settings import Settings
-from application.queries import Patience, Reads
+from application.reading import Patience, Reads
 from application.turns import TurnService
 from infrastructure.audit.proving import PostgresSeals
 from infrastructure.audit.sealer import Sealer

@@ -16,8 +16,8 @@ from api.bootstrap.store import Store, appending, open_pools
 from api.bootstrap.turns import kit_of, open_turns
 from api.settings import Settings
 from application.ids import new_id
+from application.language_model import LanguageModel
 from application.live import LiveFeed
-from application.ports import LanguageModel
 from application.running import Running
 from infrastructure.metrics import PrometheusMetrics
 

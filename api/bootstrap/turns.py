@@ -9,9 +9,9 @@ from api.bootstrap.models import limits_of
 from api.bootstrap.store import Store
 from api.settings import Settings
 from application.agents import AgentRoster
+from application.language_model import LanguageModel
 from application.live import LiveFeed
 from application.policy import Policy
-from application.ports import LanguageModel
 from application.running import Running
 from application.sharing import Mirrors, Sharer
 from application.turn import Kit

@@ -8,7 +8,7 @@ import re
 from collections.abc import AsyncGenerator, Sequence
 
 from application.agents import SWITCH_AGENT
-from application.ports import (
+from application.language_model import (
     CallMade,
     Finished,
     ModelChunk,

@@ -8,7 +8,7 @@ from typing import Any
 
 from application import errors
 from application.agents import PROPOSE_PLAN, SWITCH_AGENT
-from application.ports import ModelRequest, Said
+from application.language_model import ModelRequest, Said
 
 HELP = """\
 I am the demo model: no provider, no key, only a few plain words. Say

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from application.errors import ModelRefusedError
-from application.ports import LanguageModel, ModelChunk, ModelRequest
+from application.language_model import LanguageModel, ModelChunk, ModelRequest
 
 DEMO = "demo"
 

@@ -16,7 +16,7 @@ from api import log_output
 from api.bootstrap.house import open_house
 from api.server import Server, listen
 from api.settings import Settings
-from application.ports import Finished, ModelChunk, ModelRequest, TextDelta
+from application.language_model import Finished, ModelChunk, ModelRequest, TextDelta
 from tests.benchmarks.texts import texts
 
 DELTAS = 5

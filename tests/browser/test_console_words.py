@@ -4,7 +4,7 @@ import json
 import re
 
 from api.console import FOLDER
-from application.ports import ModelRequest, Said
+from application.language_model import ModelRequest, Said
 from infrastructure.models.demo_words import HELP, by_words
 
 PANEL = (FOLDER / "panels.js").read_text()

@@ -10,7 +10,15 @@ from typing import cast
 import pytest
 
 from application.errors import ModelUnavailableError
-from application.ports import Finished, LanguageModel, ModelChunk, ModelRequest, Said, TextDelta, ToolCall
+from application.language_model import (
+    Finished,
+    LanguageModel,
+    ModelChunk,
+    ModelRequest,
+    Said,
+    TextDelta,
+    ToolCall,
+)
 from infrastructure.agents_file import load_agents
 from infrastructure.models.demo import DemoModel
 from infrastructure.models.providers import ProviderModels

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 
-from application.ports import Finished, ModelChunk, ModelRequest, TextDelta
+from application.language_model import Finished, ModelChunk, ModelRequest, TextDelta
 from infrastructure.postgres import schema
 from infrastructure.postgres.embedded import EmbeddedPostgres
 from tests.integration.saves import query

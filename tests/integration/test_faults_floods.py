@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from application.language_model import Finished, ModelChunk, ModelRequest, Said, TextDelta
 from application.listening import AT_ONCE, WINDOW_S
-from application.ports import Finished, ModelChunk, ModelRequest, Said, TextDelta
 from tests.integration.streams import data_of, end_of, ended, in_turn, log_of, rows, steered, types, until
 from tests.openai_pieces import CallPiece, Pause, Piece, Text
 from tests.openai_server import ChatRequest, OpenAIServer

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from application import errors
-from application.ports import (
+from application.language_model import (
     CallMade,
     Finished,
     ModelMessage,

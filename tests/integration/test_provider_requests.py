@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from application import errors
-from application.ports import (
+from application.language_model import (
     CallMade,
     ModelChunk,
     ModelMessage,

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from application import errors
-from application.ports import (
+from application.language_model import (
     Finished,
     ModelChunk,
     ModelMessage,

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 
 from api.bootstrap.house import open_house
 from api.settings import Settings
-from application.ports import Finished, ModelChunk, ModelRequest, TextDelta
+from application.language_model import Finished, ModelChunk, ModelRequest, TextDelta
 from application.protocol import parsed_request
 from application.running import KEEP_S
 from application.turns import TurnService

@@ -8,8 +8,7 @@ import pytest
 
 from application import errors
 from application.agents import PROPOSE_PLAN, SWITCH_AGENT
-from application.policy import Policy
-from application.ports import (
+from application.language_model import (
     CallMade,
     Finished,
     ModelChunk,
@@ -20,6 +19,7 @@ from application.ports import (
     TextDelta,
     ToolCall,
 )
+from application.policy import Policy
 from infrastructure.agents_file import load_agents
 from infrastructure.models.demo import HELP, DemoModel
 

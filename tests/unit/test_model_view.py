@@ -6,8 +6,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from application.language_model import CallMade, ModelMessage, ResultGiven, Said
 from application.model_view import LEFT_OUT, Aside, _result, _tokens, model_messages, recent_events
-from application.ports import CallMade, ModelMessage, ResultGiven, Said
 from domain.aggregate import By
 from domain.conversation import Conversation
 from tests.given import fact

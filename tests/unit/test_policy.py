@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from application.agents import PROPOSE_PLAN, SWITCH_AGENT, AgentProfile, Rule
+from application.language_model import Tool
 from application.policy import Policy, may_write, stays_inside
-from application.ports import Tool
 from infrastructure.agents_file import load_agents
 
 ROSTER = load_agents()
