@@ -140,7 +140,7 @@ class PostgresUnitOfWork:
         """Walk back through the conversation's events, recorded and stored, newest first.
 
         Pages beyond the loaded one are read only when the walk gets there. Raises
-        `StoreUnavailableError`.
+        `StoreUnavailableError`, and `ConversationErasedError` where it was erased meanwhile.
         """
         for event in reversed(self._journal.copy()):
             if event.originator_id == self._streams[0]:
@@ -230,6 +230,9 @@ class PostgresUnitOfWork:
         return {row.version: row for row in page}
 
     def _remembered(self, row: Row) -> MinuteEvent:
+        # A turn that has lost its lease may still hold a key that was destroyed since.
+        if isinstance(self._keys.vault.find(self._conversation_id), ErasedKey):
+            raise ConversationErasedError
         event = self._mapper.to_event(opened(row, self._key))
         self._recent.keep(row.stream, event, len(row.data) + EVENT_BYTES)
         return event

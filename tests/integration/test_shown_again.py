@@ -2,6 +2,7 @@
 
 import pytest
 
+from domain.errors import ConversationErasedError
 from infrastructure.postgres.recent import RecentEvents
 from infrastructure.postgres.unit_of_work import PostgresUnitOfWork
 from tests.integration.node import MAPPER, Store
@@ -38,3 +39,15 @@ async def test_what_was_seen_before_is_not_read_again(store: Store) -> None:
     async with unit(store, recent) as work:
         await store.pool.close()
         assert await contents(work) == [*"hgfedcba", "Started"]
+
+
+async def test_a_turn_that_outlived_an_erasure_is_shown_nothing_and_leaves_nothing_in_memory(
+    store: Store,
+) -> None:
+    await store.say("a secret")
+    recent = RecentEvents()
+    async with unit(store, recent) as work:
+        store.keys.vault.forget("c1")  # as a process does when it hears of the receipt
+        with pytest.raises(ConversationErasedError):
+            _ = [event async for event in work.newest_first()]
+    assert not recent.knows("conversation-c1")
