@@ -22,10 +22,9 @@ from infrastructure.postgres.pool import Pool, store_errors
 from infrastructure.postgres.turns import PostgresTurns
 from infrastructure.vault import DataKey
 
-# A filter by text decodes what the other filters leave; a page of it ends after as much as this.
-TEXT_EVENTS: Final = 20_000
-TEXT_S: Final = 0.025
-_TEXT_CHUNK: Final = 250
+LOOK_S: Final = 0.02  # so long one page looks, and then says how far it got
+# A filter by text decodes what the other filters leave, so many at a time.
+_TEXT_CHUNK: Final = 150
 _PAGE_BYTES: Final = 4 * 1024 * 1024
 
 _COLUMNS: Final = "position, stream, version, type, conversation, turn, actor, recorded_at, data"
@@ -77,11 +76,13 @@ class PostgresAudit:
 
     async def page(self, wanted: EventFilter, limit: int) -> Answer[EventPage]:
         """Return at most `limit` events. Raises `TurnNotFoundError`."""
+        deadline = time.monotonic() + LOOK_S
         async with self.by_index() as connection:
             bounds = await self.bounds(connection, wanted)
             walk = await walk_of(connection, wanted, bounds)
             search = self._search if wanted.text else self._found
-            return Answer(bounds.head, await search(connection, walk, wanted, limit))
+            page = await search(connection, walk, wanted, limit, deadline)
+            return Answer(bounds.head, page)
 
     async def head(self) -> int:
         """Return the position of the newest event, 0 for an empty log."""
@@ -135,29 +136,26 @@ class PostgresAudit:
     # --- what is there ---------------------------------------------------------------------------
 
     async def _found(
-        self, connection: AsyncConnection[Any], walk: Walk, wanted: EventFilter, limit: int
+        self, connection: AsyncConnection[Any], walk: Walk, wanted: EventFilter, limit: int, deadline: float
     ) -> EventPage:
-        steps = await walk.steps(connection, limit)
+        steps = await walk.steps(connection, limit, deadline)
         rows = await _rows(connection, steps.positions, wanted.newest_first)
         cut = len(rows) < len(steps.positions)  # they are large: the rest comes with the next page
         events = [self._decode(row) for row in await self._keys.opened(rows)]
         return EventPage(events, rows[-1].position if cut else steps.next)
 
     async def _search(
-        self, connection: AsyncConnection[Any], walk: Walk, wanted: EventFilter, limit: int
+        self, connection: AsyncConnection[Any], walk: Walk, wanted: EventFilter, limit: int, deadline: float
     ) -> EventPage:
-        folded, found, seen, began = (wanted.text or "").casefold(), list[LoggedEvent](), 0, time.monotonic()
+        folded, found = (wanted.text or "").casefold(), list[LoggedEvent]()
         while True:
-            page = await self._found(connection, walk, wanted, _TEXT_CHUNK)
+            page = await self._found(connection, walk, wanted, _TEXT_CHUNK, deadline)
             for event in page.events:
                 if mentions(event.data, folded):
                     found.append(event)
                     if len(found) == limit:
                         return EventPage(found, event.position)
-            seen += len(page.events)
-            if page.next is None:
-                return EventPage(found)
-            if seen >= TEXT_EVENTS or time.monotonic() - began >= TEXT_S:
+            if page.next is None or time.monotonic() >= deadline:
                 return EventPage(found, page.next)
             walk = walk.behind(page.next)
 

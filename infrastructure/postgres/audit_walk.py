@@ -1,5 +1,6 @@
-"""Which index to walk along for a filter, and the walk: a bounded number of its entries."""
+"""Which index to walk along for a filter, and the walk: as many of its entries as its time allows."""
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -8,10 +9,16 @@ from psycopg import AsyncConnection
 
 from application.audit import EventFilter
 
-BUDGET: Final = 5_000  # entries of an index that one page walks past, at most
-_LEAST: Final = 500  # of each, where it takes several walks
-_TOOL_BUDGET: Final = 2_000  # each of these is looked up in the log, too
-_PROBE: Final = 256
+BUDGET: Final = 2_000  # entries of an index that one statement walks past, at most
+# How long an entry takes depends on where its row is: in memory, with its neighbours, or on a disk.
+_FIRST: Final = 250
+_LEAST: Final = 50  # of each, where it takes several walks
+_BLOCK: Final = 4_096  # positions that the index keeps together
+_PROBE: Final = 64  # entries that say how many there are in a block
+_LEAST_PROBED: Final = 4  # of each, where there are several
+# An index reads all its rows of a block before it gives the first. Where they fill the block's pages, the
+# table itself, in the order of positions, is the shorter way.
+_DENSE: Final = 512
 _NARROW: Final = 2_000  # so few positions are looked at one by one
 _COLUMNS: Final = {"conversation": "conversation", "actor": "actor", "types": "type"}
 _RESIDUAL: Final = {
@@ -20,6 +27,9 @@ _RESIDUAL: Final = {
     "types": "l.type = ANY(%(types)s)",
     "actor": "l.actor = %(actor)s",
     "turn": "l.turn = %(turn)s",
+    # Not EXISTS: that may be made a hash of all the tool's events.
+    "tool": """(SELECT true FROM read_tool_events AS t
+                 WHERE t.tool = %(tool)s AND t.position = l.position LIMIT 1) IS NOT NULL""",
 }
 # The index keeps positions in blocks (see 001_log.sql): blocks come in order, and each is sorted.
 _ALONG_INDEX: Final = (
@@ -43,12 +53,18 @@ _WALK: Final = """
             SELECT l.position, {wanted} AS is_wanted, row_number() OVER (ORDER BY {order}) AS nth
               FROM {along} ORDER BY {order} LIMIT %(budget)s) AS step
          WHERE is_wanted OR nth = %(budget)s LIMIT %(most)s) AS walked"""
-_PROBE_ONE: Final = f"""
-    SELECT count(*), {{furthest}}(block) FROM unnest(%(keys)s::text[]) AS leg (key) CROSS JOIN LATERAL (
-        SELECT l.position >> 12 AS block FROM log AS l
-         WHERE l.{{column}} = leg.key
+_PROBE_KEYS: Final = """
+    SELECT count(*), max(position) - min(position)
+      FROM unnest(%(keys)s::text[]) AS leg (key) CROSS JOIN LATERAL (
+        SELECT l.position FROM log AS l
+         WHERE l.{column} = leg.key
            AND l.position >> 12 BETWEEN %(low)s::bigint >> 12 AND %(high)s::bigint >> 12
-         ORDER BY l.position >> 12 {{order}} LIMIT {_PROBE}) AS entry GROUP BY leg.key"""
+         ORDER BY l.position >> 12 {order} LIMIT %(probe)s) AS entry GROUP BY leg.key"""
+_PROBE_TOOL: Final = """
+    SELECT count(*), max(position) - min(position) FROM (
+        SELECT t.position FROM read_tool_events AS t
+         WHERE t.tool = (%(keys)s::text[])[1] AND t.position BETWEEN %(low)s AND %(high)s
+         ORDER BY t.position {order} LIMIT %(probe)s) AS entry"""
 
 
 @dataclass(frozen=True)
@@ -85,12 +101,25 @@ class Walk:
             return replace(self, bounds=replace(self.bounds, high=position - 1))
         return replace(self, bounds=replace(self.bounds, low=position + 1))
 
-    async def steps(self, connection: AsyncConnection[Any], limit: int) -> Steps:
-        """Walk until `limit` positions are found, or as far as one page may."""
+    async def steps(self, connection: AsyncConnection[Any], limit: int, deadline: float) -> Steps:
+        """Walk until `limit` positions are found, or, by the clock `time.monotonic`, past the deadline."""
+        walk, budget, found = self, _FIRST, list[int]()
+        while True:
+            began = time.monotonic()
+            steps = await walk.step(connection, limit - len(found), budget)
+            found += steps.positions
+            now = time.monotonic()
+            if steps.next is None or len(found) == limit or now >= deadline:
+                return Steps(found, steps.next)
+            walk = walk.behind(steps.next)
+            if now + 4 * (now - began) < deadline:
+                budget = min(budget * 2, BUDGET)
+
+    async def step(self, connection: AsyncConnection[Any], limit: int, budget: int) -> Steps:
+        """Walk until `limit` positions are found, or past so many entries."""
         if self.bounds.low > self.bounds.high:
             return Steps((), None)
-        most = _TOOL_BUDGET if self.along == _ALONG_TOOLS else BUDGET
-        budget = max(_LEAST, most // len(self.keys))
+        budget = max(_LEAST, budget // len(self.keys))
         given = {
             **self.residual, "keys": self.keys, "budget": budget, "most": limit + 1,
             "low": self.bounds.low, "high": self.bounds.high,
@@ -129,13 +158,12 @@ class Walk:
 async def walk_of(connection: AsyncConnection[Any], wanted: EventFilter, bounds: Bounds) -> Walk:
     """Choose the index: of those that the filter can use, the one with the fewest entries to pass."""
     given = _given(wanted, bounds)
-    if wanted.tool is not None:
-        along, keys = _ALONG_TOOLS, [wanted.tool]
-        return Walk(bounds, wanted.newest_first, along, keys, given)
     name = await _sparsest(connection, wanted.newest_first, bounds, given)
     if name is None:
         return Walk(bounds, wanted.newest_first, _ALONG_POSITIONS, [""], given)
     keys = _keys(given.pop(name))
+    if name == "tool":
+        return Walk(bounds, wanted.newest_first, _ALONG_TOOLS, keys, given)
     table, order = _ALONG_INDEX
     along = (table.format(column=_COLUMNS[name]), order)
     return Walk(bounds, wanted.newest_first, along, keys, given)
@@ -149,6 +177,7 @@ def _given(wanted: EventFilter, bounds: Bounds) -> dict[str, Any]:
         "types": list(wanted.types) or None,
         "actor": wanted.actor,
         "turn": wanted.turn,
+        "tool": wanted.tool,
     }
     return {name: value for name, value in given.items() if value is not None}
 
@@ -160,36 +189,42 @@ def _keys(value: Any) -> list[str]:
 async def _sparsest(
     connection: AsyncConnection[Any], newest_first: bool, bounds: Bounds, given: Mapping[str, Any]
 ) -> str | None:
-    """Return the filter whose next entries reach furthest; None where looking at every position is best."""
-    candidates = [name for name in _COLUMNS if name in given]
+    """Return the filter with the fewest entries ahead; None where looking at every position is best."""
+    candidates = [name for name in (*_COLUMNS, "tool") if name in given]
     if not candidates or bounds.high - bounds.low < _NARROW:
         return None
-    if len(candidates) == 1:
+    if len(candidates) == 1 and candidates[0] in ("conversation", "tool"):
         return candidates[0]
-    reach = {
-        name: await _reach(connection, name, _keys(given[name]), newest_first, bounds) for name in candidates
+    density = {
+        name: await _density(connection, name, _keys(given[name]), newest_first, bounds)
+        for name in candidates
     }
-    return max(reach, key=lambda name: reach[name])
+    best = min(density, key=lambda name: density[name])
+    if density[best] < _DENSE:
+        return best
+    return "tool" if "tool" in density else None  # its entries are in order, and nothing else is read
 
 
-async def _reach(
-    connection: AsyncConnection[Any], name: str, keys: list[str], newest_first: bool, bounds: Bounds
-) -> tuple[bool, int]:
-    """Return whether a look finds the end of the entries, and else how many blocks away it stops.
-
-    Of those that end, the one with the fewest entries is best.
-    """
-    query = _PROBE_ONE.format(
-        column=_COLUMNS[name],
-        furthest="min" if newest_first else "max",
-        order="DESC" if newest_first else "ASC",
-    )
-    values = {"keys": keys, "low": bounds.low, "high": bounds.high}
+async def _density(
+    connection: AsyncConnection[Any], name: str, keys: Sequence[str], newest_first: bool, bounds: Bounds
+) -> float:
+    """Return about how many entries a block has, of those that come first."""
+    probe = max(_PROBE // len(keys), _LEAST_PROBED)
+    query = probe_query(name, newest_first)
+    values = {"keys": keys, "low": bounds.low, "high": bounds.high, "probe": probe}
     cursor = await connection.execute(query.encode(), values, prepare=False)
-    found = await cursor.fetchall()
-    stops = [furthest for count, furthest in found if count == _PROBE]
-    if not stops:
-        return True, -sum(count for count, _ in found)
-    if newest_first:
-        return False, (bounds.high >> 12) - max(stops)
-    return False, min(stops) - (bounds.low >> 12)
+    everywhere = bounds.high - bounds.low
+    return sum(
+        [
+            count * _BLOCK / ((span if count == probe else everywhere) + 1)
+            for count, span in await cursor.fetchall()
+            if count
+        ],
+        0.0,
+    )
+
+
+def probe_query(name: str, newest_first: bool) -> str:
+    """Return the statement that looks how far the next entries of a filter reach."""
+    query = _PROBE_TOOL if name == "tool" else _PROBE_KEYS
+    return query.format(column=_COLUMNS.get(name), order="DESC" if newest_first else "ASC")

@@ -19,7 +19,8 @@ STARTED: Final = ("conversation.started",)
 CALLED: Final = ("agent.model_called",)
 OF_CONVERSATIONS: Final = tuple(name for name in EVENT_TYPES if name.startswith("conversation."))
 FREQUENT: Final = "agent:airline"
-SELDOM: Final = "agent:refunds"
+OFTEN: Final = "agent:refunds"
+SELDOM: Final = "agent:billing"
 
 
 class Log:
@@ -87,8 +88,9 @@ def values(log: Log) -> Asked:
         "a person, newest first": lambda n: EventFilter(actor=person(n), newest_first=True),
         "a frequent agent": lambda n: EventFilter(actor=FREQUENT, after=log.at(n)[0]),
         "another agent, newest first": lambda n: EventFilter(
-            actor=SELDOM, before=log.at(n)[0], newest_first=True
+            actor=OFTEN, before=log.at(n)[0], newest_first=True
         ),
+        "an agent who is seldom there": lambda n: EventFilter(actor=SELDOM, after=log.at(n)[0]),
         "nobody": lambda n: EventFilter(actor=f"user:nobody-{n}"),
         "a tool": lambda n: EventFilter(tool="book_reservation", after=log.at(n)[0]),
         "a tool, newest first": lambda n: EventFilter(
@@ -107,12 +109,20 @@ def pairs(log: Log) -> Asked:
         "the same, newest first": lambda n: EventFilter(
             actor=FREQUENT, types=RECEIVED, before=log.at(n)[0], newest_first=True
         ),
+        "a seldom agent and a type it never has": lambda n: EventFilter(
+            actor=SELDOM, types=RECEIVED, after=log.at(n)[0]
+        ),
+        "an agent and every type of a glob, newest first": lambda n: EventFilter(
+            actor=OFTEN, types=OF_CONVERSATIONS, before=log.at(n)[0], newest_first=True
+        ),
         "a person and a frequent type": lambda n: EventFilter(actor=person(n), types=RECEIVED),
         "a person and a type they never have": lambda n: EventFilter(
             actor=person(n), types=CALLED, newest_first=True
         ),
         "a person and a tool": lambda n: EventFilter(actor=person(n), tool="get_user_details"),
-        "a person and every type of a glob": lambda n: EventFilter(actor=person(n), types=OF_CONVERSATIONS),
+        "a person and every type of a glob": lambda n: EventFilter(
+            actor=person(n), types=OF_CONVERSATIONS, after=log.at(n)[0]
+        ),
         "a person from a time": lambda n: EventFilter(actor=person(n), since=log.at(n)[5]),
         "an agent between two times, newest first": lambda n: EventFilter(
             actor=SELDOM, since=log.at(n)[5], until=log.at(n)[5] + timedelta(days=3), newest_first=True

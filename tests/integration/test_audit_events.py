@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -115,18 +116,26 @@ def some_filter(chance: random.Random, log: Sequence[LoggedEvent]) -> EventFilte
     return EventFilter(**{name: given[name] for name in chosen}, newest_first=chance.random() < 0.5)
 
 
-@pytest.mark.parametrize("budget", [3, 10_000], ids=["many small steps", "as it is"])
+@pytest.mark.parametrize(
+    ("budget", "look_s"),
+    [(3, 0.0), (3, 60.0), (10_000, audit.LOOK_S)],
+    ids=["a small step a page", "many small steps a page", "as it is"],
+)
 async def test_filters_find_what_reading_the_whole_log_finds_in_any_combination_and_order(
-    budget: int, auditing: PostgresAudit, log: list[LoggedEvent], monkeypatch: pytest.MonkeyPatch
+    budget: int,
+    look_s: float,
+    auditing: PostgresAudit,
+    log: list[LoggedEvent],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     chance = random.Random(budget)
     monkeypatch.setattr(audit_walk, "_NARROW", 0)
+    monkeypatch.setattr(audit, "LOOK_S", look_s)
     if budget < 10_000:
-        monkeypatch.setattr(audit_walk, "BUDGET", budget)
-        monkeypatch.setattr(audit_walk, "_LEAST", budget)
-        monkeypatch.setattr(audit_walk, "_TOOL_BUDGET", budget)
+        for name in ("BUDGET", "_FIRST", "_LEAST"):
+            monkeypatch.setattr(audit_walk, name, budget)
         monkeypatch.setattr(audit_walk, "_PROBE", 8)
-        monkeypatch.setattr(audit, "TEXT_EVENTS", 5)
+        monkeypatch.setattr(audit, "_TEXT_CHUNK", 5)
     for _ in range(15 if budget < 10_000 else 60):
         wanted = some_filter(chance, log)
         limit = 200 if budget < 10_000 or wanted.text else chance.choice([17, 200])
@@ -173,12 +182,37 @@ async def test_pages_follow_one_another_while_the_log_grows(
 async def test_a_page_of_a_text_that_nobody_said_ends_and_says_how_far_it_looked(
     auditing: PostgresAudit, log: list[LoggedEvent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit, "TEXT_EVENTS", 10)
+    monkeypatch.setattr(audit, "LOOK_S", 0)
     monkeypatch.setattr(audit, "_TEXT_CHUNK", 10)
     page = (await auditing.page(event_filter(text="never said"), 50)).value
     assert (page.events, page.next) == ([], 10)
     page = (await auditing.page(replace(event_filter(text="never said"), after=page.next), 50)).value
     assert (page.events, page.next) == ([], 20)
+
+
+def never_together(log: list[LoggedEvent]) -> EventFilter:
+    """Return a filter by an actor and a type, both of them frequent, that no event is both of."""
+    actors, types = Counter(event.actor for event in log), Counter(event.type for event in log)
+    both = {(event.actor, event.type) for event in log}
+    pairs = ((min(actors[actor], types[kind]), actor, kind) for actor in actors for kind in types)
+    count, actor, kind = max(pair for pair in pairs if pair[1:] not in both)
+    assert count > 10
+    return EventFilter(actor=actor, types=(kind,))
+
+
+async def test_a_page_that_finds_nothing_ends_when_its_time_is_over_and_says_how_far_it_looked(
+    auditing: PostgresAudit, log: list[LoggedEvent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_walk, "_FIRST", 10)
+    monkeypatch.setattr(audit_walk, "_LEAST", 10)
+    wanted = never_together(log)
+    monkeypatch.setattr(audit, "LOOK_S", 60)
+    page = (await auditing.page(wanted, 50)).value
+    assert (page.events, page.next) == ([], None)
+    monkeypatch.setattr(audit, "LOOK_S", 0)
+    page = (await auditing.page(wanted, 50)).value
+    assert (page.events, page.next is None) == ([], False)
+    assert await positions(auditing, wanted, 50) == []
 
 
 async def test_a_page_of_large_events_is_cut_and_goes_on(

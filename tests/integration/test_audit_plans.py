@@ -9,7 +9,7 @@ import pytest
 
 from application.audit_filter import event_filter
 from infrastructure.postgres.audit import PostgresAudit
-from infrastructure.postgres.audit_walk import BUDGET, walk_of
+from infrastructure.postgres.audit_walk import BUDGET, probe_query, walk_of
 from infrastructure.postgres.key_store import KeyStore
 from infrastructure.postgres.mapper import MinutesMapper
 from infrastructure.postgres.pool import Pool
@@ -43,6 +43,8 @@ FILTERS: list[dict[str, Any]] = [
     {"actor": "user:u1", "types": ["*.user_message_received"], "until": "2026-01-01T12:00"},
     {"actor": "user:u0", "types": ["*.tool_result_received"]},  # nothing: nobody is ever both
     {"tool": "a_tool", "conversation": "c7"},
+    {"tool": "a_tool", "actor": "user:u1"},
+    {"types": ["conversation.*"], "after": 100},  # more than half of everything: along the positions
 ]
 
 
@@ -77,10 +79,65 @@ async def test_no_filter_reads_or_sorts_the_whole_log(big_log: str, pool: Pool, 
                     **walk.residual, "keys": walk.keys, "budget": BUDGET, "most": 51,
                     "low": walk.bounds.low, "high": walk.bounds.high,
                 }  # fmt: skip
-                query = f"EXPLAIN (ANALYZE, FORMAT JSON) {walk.query()}"
-                row = await (await connection.execute(query.encode(), values)).fetchone()
-            assert row
-            for node in nodes(row[0][0]["Plan"] if not isinstance(row[0], str) else json.loads(row[0])):
-                touched = node["Actual Rows"] * node["Actual Loops"]
-                assert node["Node Type"] not in ("Seq Scan", "Sort") or touched < 100, (given, node)
-                assert touched <= BUDGET + BLOCK * len(walk.keys), (given, order, node)
+                for node in await explained(connection, walk.query(), values):
+                    touched = node["Actual Rows"] * node["Actual Loops"]
+                    assert node["Node Type"] not in ("Seq Scan", "Sort") or touched < 100, (given, node)
+                    assert touched <= BUDGET + BLOCK * len(walk.keys), (given, order, node)
+
+
+@pytest.mark.parametrize("is_analyzed", [False, True], ids=["nothing is known", "analyzed"])
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("types", ["conversation.user_message_received", "conversation.turn_cancelled"]),
+        ("actor", ["user:u1"]),
+        ("conversation", ["c7"]),
+        ("tool", ["a_tool"]),
+    ],
+)
+async def test_to_choose_an_index_only_its_next_entries_are_read(
+    big_log: str, pool: Pool, name: str, keys: list[str], is_analyzed: bool
+) -> None:
+    audit = PostgresAudit(pool, MinutesMapper().to_logged, KeyStore(pool, vault()))
+    values = {"keys": keys, "low": 1_000, "high": EVENTS, "probe": 20}
+    for newest_first in (False, True):
+        async with audit.by_index() as connection:
+            if is_analyzed:
+                await connection.execute("ANALYZE log, read_tool_events")
+            found = await explained(connection, probe_query(name, newest_first), values)
+        for node in found:
+            assert node["Actual Rows"] * node["Actual Loops"] <= 20 * len(keys), node
+
+
+async def test_what_is_everywhere_is_looked_for_along_the_positions_and_what_is_rare_along_its_index(
+    big_log: str, pool: Pool
+) -> None:
+    audit = PostgresAudit(pool, MinutesMapper().to_logged, KeyStore(pool, vault()))
+    for given, index in (
+        ({"types": ["*.user_message_received"]}, "log_pkey"),
+        ({"actor": "user:u1", "types": ["*.user_message_received"]}, "log_pkey"),
+        ({"types": ["*.turn_cancelled"]}, "log_type"),
+        ({"actor": "user:u1", "types": ["*.turn_cancelled"]}, "log_type"),
+        ({"actor": "user:u1", "tool": "a_tool"}, "read_tool_events_tool_position_idx"),
+        ({"conversation": "c7", "tool": "a_tool"}, "log_conversation"),
+    ):
+        wanted = event_filter(**given)
+        async with audit.by_index() as connection:
+            walk = await walk_of(connection, wanted, await audit.bounds(connection, wanted))
+            values = {
+                **walk.residual, "keys": walk.keys, "budget": BUDGET, "most": 51,
+                "low": walk.bounds.low, "high": walk.bounds.high,
+            }  # fmt: skip
+            used = {node.get("Index Name") for node in await explained(connection, walk.query(), values)}
+        assert index in used, (given, used)
+
+
+async def explained(
+    connection: psycopg.AsyncConnection[Any], query: str, values: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Run a query and return every node of its plan, with what it really did."""
+    cursor = await connection.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}".encode(), values)
+    row = await cursor.fetchone()
+    assert row
+    plan = json.loads(row[0]) if isinstance(row[0], str) else row[0]
+    return list(nodes(plan[0]["Plan"]))
