@@ -66,6 +66,7 @@ def create_app(doors: Doors) -> FastAPI:
         title="Minutebook",
         summary="The minutes of conversations between people and agents.",
         description="Who said, asked, decided and did what, in which order, for good.",
+        responses=errors.RESPONSES,
         version=VERSION,
     )
     for name, value in vars(doors).items():

@@ -62,6 +62,28 @@ STATUS: Final[Mapping[str, int]] = {
     "model_timeout": 504,
 }
 RETRY_AFTER_S: Final = {503: "2"}
+MEDIA_TYPE: Final = "application/problem+json"
+_SHAPE: Final = {
+    "type": "object",
+    "required": ["type", "status", "code", "title", "detail", "retryable"],
+    "properties": {
+        "type": {"const": "about:blank"},
+        "status": {"type": "integer"},
+        "code": {"enum": list(STATUS)},
+        "title": {"type": "string"},
+        "detail": {"type": "string", "description": "What is wrong, and what to do."},
+        "retryable": {"type": "boolean", "description": "Whether the same request may succeed later."},
+        "turn_id": {"type": "string", "description": "The turn that is in the way."},
+    },
+}
+# How `/openapi.json` describes every error of every address.
+RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    kind: {"description": whose, "content": {MEDIA_TYPE: {"schema": _SHAPE}}}
+    for kind, whose in {
+        "4XX": "The request cannot be done as it is.",
+        "5XX": "The server, its database or a model could not do it.",
+    }.items()
+}
 
 _OF_THE_FRAMEWORK: Final = {
     404: ("not_found", "There is nothing at this address."),
@@ -80,7 +102,7 @@ def problem(code: str, detail: str, **more: Any) -> JSONResponse:
     headers = {"Retry-After": RETRY_AFTER_S[status]} if status in RETRY_AFTER_S else {}
     if code == "shutting_down":
         headers["Connection"] = "close"  # the next try is a new connection, which a balancer sends elsewhere
-    return JSONResponse(body, status, headers, media_type="application/problem+json")
+    return JSONResponse(body, status, headers, media_type=MEDIA_TYPE)
 
 
 def install(app: FastAPI) -> None:

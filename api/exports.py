@@ -15,7 +15,11 @@ router = APIRouter(prefix="/v1/audit", tags=["audit"], dependencies=[Depends(aud
 Place = Annotated[str | None, Query(max_length=100)]
 
 
-@router.get("/export")
+@router.get(
+    "/export",
+    response_class=StreamingResponse,
+    responses={200: {"content": {media_type: {} for media_type in MEDIA_TYPES.values()}}},
+)
 async def export(
     request: Request,
     form: Annotated[Format, Query(alias="format", description="ndjson, csv or parquet")] = "ndjson",

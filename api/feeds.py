@@ -10,7 +10,7 @@ from sse_starlette import EventSourceResponse
 
 from api.auth import Chatter, Identity
 from api.direct import Direct, as_chunk
-from api.sse import HEARTBEAT, PIECE_BYTES, SEND_TIMEOUT_S, StreamResponse, one_line
+from api.sse import HEARTBEAT, PIECE_BYTES, SEND_TIMEOUT_S, STREAMED, StreamResponse, one_line
 from application.errors import InvalidCursorError
 from application.live import Batch, FeedItem, FeedLog, LiveFeed, Push
 from domain.errors import ConversationNotFoundError
@@ -25,7 +25,7 @@ After = Annotated[
 ]
 
 
-@router.get("/conversations/{conversation_id}/feed", response_class=EventSourceResponse)
+@router.get("/conversations/{conversation_id}/feed", response_class=EventSourceResponse, responses=STREAMED)
 async def watch_conversation(
     conversation_id: str, request: Request, caller: Chatter, last_event_id: Cursor = None, after: After = None
 ) -> EventSourceResponse:
@@ -36,7 +36,7 @@ async def watch_conversation(
     return _feed(request, _position(last_event_id or after), conversation_id, None)
 
 
-@router.get("/feed", response_class=EventSourceResponse)
+@router.get("/feed", response_class=EventSourceResponse, responses=STREAMED)
 async def watch_all(
     request: Request, caller: Chatter, last_event_id: Cursor = None, after: After = None
 ) -> EventSourceResponse:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 router = APIRouter(tags=["operations"])
 
@@ -14,7 +14,7 @@ async def live(request: Request) -> dict[str, str]:
     return {"status": "ok", "node": request.app.state.node}
 
 
-@router.get("/health/ready")
+@router.get("/health/ready", responses={503: {"description": "The same, and what is not there."}})
 async def ready(request: Request) -> JSONResponse:
     """Ask the database; 503 while it does not answer or the server is shutting down.
 
@@ -25,7 +25,7 @@ async def ready(request: Request) -> JSONResponse:
     return JSONResponse({"status": "ok" if is_ready else "unavailable", **detail}, 200 if is_ready else 503)
 
 
-@router.get("/metrics", response_class=Response)
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Return what is counted, as Prometheus reads it."""
     text, content_type = await request.app.state.exposition()

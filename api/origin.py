@@ -13,7 +13,7 @@ from api.auth import Chatter
 from api.body import read_body
 from api.errors import RETRY_AFTER_S, STATUS
 from api.origin_chunks import PLAN_PREFIX, Chunks
-from api.sse import HEARTBEAT, event_stream, one_line
+from api.sse import HEARTBEAT, STREAMED, event_stream, one_line
 from application.errors import InvalidMessageError
 from application.frames import Frame
 from application.protocol import Asked, PlanDecision, parsed_json, parsed_request
@@ -70,9 +70,14 @@ class OriginRoute(APIRoute):
 
 
 router = APIRouter(tags=["origin"], route_class=OriginRoute)
+_DETAIL: Final = {"type": "object", "required": ["detail"], "properties": {"detail": {"type": "string"}}}
+_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    **STREAMED,
+    **{kind: {"content": {"application/json": {"schema": _DETAIL}}} for kind in ("4XX", "5XX")},
+}
 
 
-@router.post("/agent/message/stream", response_class=EventSourceResponse)
+@router.post("/agent/message/stream", response_class=EventSourceResponse, responses=_RESPONSES)
 async def send_message(request: Request, caller: Chatter) -> EventSourceResponse:
     """Take one of the origin's five messages and stream its turn as the origin's chunks."""
     limit = request.app.state.limits.message_bytes

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import Response
+from fastapi.responses import PlainTextResponse
 
 from api.auth import auditing
 from api.reading import Limit
@@ -24,11 +24,11 @@ TheSeals = Annotated[Seals, Depends(_seals)]
 Size = Annotated[int | None, Query(ge=1, le=_MOST, description="Absent: that of the newest checkpoint.")]
 
 
-@router.get("/checkpoint", response_class=Response)
-async def newest_checkpoint(seals: TheSeals) -> Response:
+@router.get("/checkpoint", response_class=PlainTextResponse)
+async def newest_checkpoint(seals: TheSeals) -> PlainTextResponse:
     """Return the newest checkpoint as a signed note, to be kept elsewhere."""
     newest = await seals.newest()
-    return Response(newest.note, media_type="text/plain; charset=utf-8")
+    return PlainTextResponse(newest.note)
 
 
 @router.get("/checkpoints")

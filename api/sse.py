@@ -16,6 +16,8 @@ from application.frames import Frame
 from application.ports import Metrics
 
 HEADERS: Final = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
+# How `/openapi.json` describes an address that streams.
+STREAMED: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {"text/event-stream": {}}}}
 HEARTBEAT: Final = b": still here\n\n"
 WATCH_AFTER_S: Final = 0.5
 # A client that takes nothing for this long (at most twice as long) is dropped; it comes back with the last id

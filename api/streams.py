@@ -7,7 +7,7 @@ from sse_starlette import EventSourceResponse
 
 from api.auth import Chatter
 from api.body import read_body
-from api.sse import batches_encoded, event_stream
+from api.sse import STREAMED, batches_encoded, event_stream
 from application.errors import InvalidMessageError, TurnNotFoundError
 from application.ports import TurnRow
 from application.protocol import Asked, is_id, parsed_json, parsed_request
@@ -33,7 +33,7 @@ def _known_id(turn_id: Annotated[str, Path()]) -> str:
 TurnId = Annotated[str, Depends(_known_id)]
 
 
-@router.post("/messages/stream", openapi_extra=_BODY, response_class=EventSourceResponse)
+@router.post("/messages/stream", openapi_extra=_BODY, response_class=EventSourceResponse, responses=STREAMED)
 async def send_message(
     request: Request,
     caller: Chatter,
@@ -52,7 +52,7 @@ async def get_turn(turn_id: TurnId, request: Request, caller: Chatter) -> dict[s
     return turn_body(await _turns(request).status(turn_id, caller.subject))
 
 
-@router.get("/turns/{turn_id}/stream", response_class=EventSourceResponse)
+@router.get("/turns/{turn_id}/stream", response_class=EventSourceResponse, responses=STREAMED)
 async def watch_turn(
     turn_id: TurnId, request: Request, caller: Chatter, last_event_id: Cursor = None, after: After = None
 ) -> EventSourceResponse:
@@ -67,7 +67,7 @@ async def cancel_turn(turn_id: TurnId, request: Request, caller: Chatter) -> dic
     return turn_body(await _turns(request).cancel(turn_id, caller.subject))
 
 
-@router.post("/turns/{turn_id}/retry", response_class=EventSourceResponse)
+@router.post("/turns/{turn_id}/retry", response_class=EventSourceResponse, responses=STREAMED)
 async def retry_turn(turn_id: TurnId, request: Request, caller: Chatter) -> EventSourceResponse:
     """Run a failed or abandoned turn again and stream it."""
     return _streamed(request, await _turns(request).retry(turn_id, caller.subject))
