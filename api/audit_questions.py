@@ -1,5 +1,7 @@
 """The auditor's questions over HTTP: what was so then, who approved what, which turns did not end well."""
 
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -8,11 +10,20 @@ from fastapi.responses import Response
 from api.audit import KNOWN_ONLY, Filter, TheAudit
 from api.auth import auditing
 from api.reading import ConversationId, Limit, MinPosition, TheReads, answered
+from application.audit import AuditLog
 from application.audit_filter import MOST, event_filter, place_of, time_of
-from application.audit_questions import DECISIONS, RequestFilter, approvals, rejected_and_retried
+from application.audit_questions import (
+    DECISIONS,
+    Questions,
+    RequestFilter,
+    Some,
+    approvals,
+    rejected_and_retried,
+)
 from application.audit_show import turn_said
 from application.errors import InvalidFilterError
 from application.past import as_of, changes
+from application.queries import Answer
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"], dependencies=[Depends(auditing), *KNOWN_ONLY])
 
@@ -62,39 +73,43 @@ async def request_filter(
 
 
 Wanted = Annotated[RequestFilter, Depends(request_filter)]
+Question = Callable[[AuditLog, Questions, RequestFilter, int], Awaitable[Answer[Some]]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What both questions about calls and plans are asked with; the framework makes it of a request."""
+
+    request: Request
+    audit: TheAudit
+    reads: TheReads
+    wanted: Wanted
+    limit: Limit = 50
+    min_position: MinPosition = 0
+
+    async def answered(self, name: str, question: Question) -> Response:
+        """Answer with what was found, under this name."""
+        log, questions = self.audit.log, self.audit.questions
+        answer = await self.reads.patience.read(
+            "requests", self.min_position, lambda: question(log, questions, self.wanted, self.limit)
+        )
+        body = {name: answer.value.items, "next": answer.value.next}
+        return answered(self.request, answer.position, body)
+
+
+Asking = Annotated[Asked, Depends()]
 
 
 @router.get("/approvals")
-async def list_approvals(
-    request: Request,
-    audit: TheAudit,
-    reads: TheReads,
-    wanted: Wanted,
-    limit: Limit = 50,
-    min_position: MinPosition = 0,
-) -> Response:
+async def list_approvals(asked: Asking) -> Response:
     """Return every decision: who, when, what was asked, what was changed, what came of it."""
-    answer = await reads.patience.read(
-        "requests", min_position, lambda: approvals(audit.log, audit.questions, wanted, limit)
-    )
-    body = {"approvals": answer.value.items, "next": answer.value.next}
-    return answered(request, answer.position, body)
+    return await asked.answered("approvals", approvals)
 
 
 @router.get("/retried")
-async def list_retried(
-    request: Request,
-    audit: TheAudit,
-    reads: TheReads,
-    wanted: Wanted,
-    limit: Limit = 50,
-    min_position: MinPosition = 0,
-) -> Response:
+async def list_retried(asked: Asking) -> Response:
     """Return the rejected calls after which the same tool was tried again, and that call."""
-    answer = await reads.patience.read(
-        "requests", min_position, lambda: rejected_and_retried(audit.log, audit.questions, wanted, limit)
-    )
-    return answered(request, answer.position, {"retried": answer.value.items, "next": answer.value.next})
+    return await asked.answered("retried", rejected_and_retried)
 
 
 @router.get("/turns")

@@ -1,7 +1,7 @@
 """`minutebook audit show`, `approvals` and the like: one command for each question an auditor asks."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
@@ -163,14 +163,8 @@ def list_approvals(
     found = _gathered(
         lambda desk, wanted, size: approvals(desk.log, desk.questions, wanted, size), wanted, limit
     )
-    if as_json:
-        for one in found:
-            say(one)
-        return
-    table = table_of("decided", "at", "who", "decision", "tool", "outcome", "what was asked and changed")
-    for one in found:
-        table.add_row(*_decision(one))
-    Console().print(table)
+    names = ("decided", "at", "who", "decision", "tool", "outcome", "what was asked and changed")
+    _print(found, as_json, names, _decision)
 
 
 def _decision(one: Mapping[str, Any]) -> list[str]:
@@ -196,17 +190,15 @@ def retried(
     found = _gathered(
         lambda desk, wanted, size: rejected_and_retried(desk.log, desk.questions, wanted, size), wanted, limit
     )
-    if as_json:
-        for one in found:
-            say(one)
-        return
-    table = table_of("conversation", "tool", "rejected", "who", "again", "decision", "outcome", "arguments")
-    for one in found:
-        no, again = one["rejected"], one["again"]
-        words = (no["conversation_id"], no["tool"], no["decided"]["position"], no["decided"]["by"])
-        then = (again["asked"]["position"], again["decision"] or "", again["outcome"] or "")
-        table.add_row(*map(str, (*words, *then)), brief(again["asked"]["arguments"]))
-    Console().print(table)
+    names = ("conversation", "tool", "rejected", "who", "again", "decision", "outcome", "arguments")
+    _print(found, as_json, names, _retry)
+
+
+def _retry(one: Mapping[str, Any]) -> list[str]:
+    no, again = one["rejected"], one["again"]
+    words = (no["conversation_id"], no["tool"], no["decided"]["position"], no["decided"]["by"])
+    then = (again["asked"]["position"], again["decision"] or "", again["outcome"] or "")
+    return [*map(str, (*words, *then)), brief(again["asked"]["arguments"])]
 
 
 def _gathered(
@@ -260,12 +252,23 @@ def failed(limit: Limit = FOR_PEOPLE, as_json: Json = False) -> None:
     _print_turns([turn_said(row) for row in page.items], as_json)
 
 
-def _print_turns(turns: list[dict[str, Any]], as_json: bool) -> None:
+def _print_turns(turns: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    names = ("accepted_at", "ended_at", "turn_id", "by", "kind", "state", "code", "conversation_id")
+    _print(turns, as_json, names, lambda turn: [str(turn[name] or "") for name in names])
+
+
+def _print(
+    found: Sequence[Mapping[str, Any]],
+    as_json: bool,
+    names: Sequence[str],
+    cells: Callable[[Mapping[str, Any]], list[str]],
+) -> None:
+    """Print a line of JSON for each of what was found, or a table with the columns of these names."""
     if as_json:
-        for turn in turns:
-            say(turn)
+        for one in found:
+            say(one)
         return
-    table = table_of("accepted_at", "ended_at", "turn_id", "by", "kind", "state", "code", "conversation_id")
-    for turn in turns:
-        table.add_row(*(str(turn[str(column.header)] or "") for column in table.columns))
+    table = table_of(*names)
+    for one in found:
+        table.add_row(*cells(one))
     Console().print(table)

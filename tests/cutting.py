@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from tests.accepting import accepting
+
 
 @dataclass
 class CuttingProxy:
@@ -87,19 +89,5 @@ def _first_frames(piece: bytes, count: int) -> tuple[bytes, int]:
 async def cutting_proxy(url: str, frames: int, retry_ms: int | None = None) -> AsyncIterator[CuttingProxy]:
     """Put a proxy before the server at `url` for the block."""
     proxy = CuttingProxy(urlsplit(url).port or 80, frames, retry_ms)
-    tasks: set[asyncio.Task[None]] = set()
-
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(proxy.serve(reader, writer))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    proxy.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    try:
+    async with accepting(proxy.serve) as proxy.url:
         yield proxy
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

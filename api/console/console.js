@@ -5,7 +5,7 @@ import { Minutes } from "./fold.js";
 import { ConversationList, kept, showTry, Timeline } from "./panels.js";
 import { prepareFrame } from "./frame.js";
 import { Turns } from "./turns.js";
-import { Transcript } from "./view.js";
+import { meanwhile, Transcript } from "./view.js";
 import { ask, change, Feed, newId } from "./wire.js";
 
 const AGENTS = ["orchestrator", "coder", "architect", "debug", "ask", "universal"];
@@ -122,23 +122,6 @@ function show() {
   timeline.add(page.fresh.splice(0));
   byId("welcome").hidden = shown.length > 0 || !page.isNew;
   showHead(minutes, turns.running);
-}
-
-/** What a turn adds to the transcript before it is stored. */
-function meanwhile(turn, stored) {
-  const entries = [];
-  if (turn.message?.type === "user_message") {
-    entries.push({ key: `u:${turn.id}`, kind: "user", rev: 0, isPending: true, who: "you", text: turn.message.content });
-  }
-  for (const [id, draft] of turn.drafts) entries.push({ key: `m:${id}`, kind: "draft", who: draft.agent, text: draft.text });
-  if (turn.failure) {
-    const title = turn.phase === "unsent" ? "Not sent" : `${words(turn.message?.type ?? turn.kind ?? "turn")} failed, nothing was changed`;
-    entries.push({ key: `f:${turn.id}`, kind: "failure", rev: `${turn.tries ?? 1} ${turn.failure.message}`, turn, title, code: turn.failure.code, text: turn.failure.message });
-  } else if (["sending", "asking", "running"].includes(turn.phase)) {
-    const text = turn.status || (turn.drafts.size ? "" : "working");
-    if (text) entries.push({ key: `s:${turn.id}`, kind: "status", rev: text, text });
-  }
-  return entries.filter((entry) => !stored.has(entry.key));
 }
 
 function showHead(minutes, running) {

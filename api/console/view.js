@@ -1,7 +1,7 @@
 // The transcript: one element for each entry, made anew only when the entry has changed.
 
 import { callCard, planCard } from "./cards.js";
-import { h, time } from "./dom.js";
+import { h, time, words } from "./dom.js";
 
 const same = (node, entry) => node?.dataset.rev === revOf(entry);
 const revOf = (entry) => `${entry.kind}${entry.rev}${entry.isPending ? "p" : ""}`;
@@ -93,3 +93,20 @@ const MADE = {
   call: callCard,
   plan: planCard,
 };
+
+/** What a turn adds to the transcript before it is stored. */
+export function meanwhile(turn, stored) {
+  const entries = [];
+  if (turn.message?.type === "user_message") {
+    entries.push({ key: `u:${turn.id}`, kind: "user", rev: 0, isPending: true, who: "you", text: turn.message.content });
+  }
+  for (const [id, draft] of turn.drafts) entries.push({ key: `m:${id}`, kind: "draft", who: draft.agent, text: draft.text });
+  if (turn.failure) {
+    const title = turn.phase === "unsent" ? "Not sent" : `${words(turn.message?.type ?? turn.kind ?? "turn")} failed, nothing was changed`;
+    entries.push({ key: `f:${turn.id}`, kind: "failure", rev: `${turn.tries ?? 1} ${turn.failure.message}`, turn, title, code: turn.failure.code, text: turn.failure.message });
+  } else if (["sending", "asking", "running"].includes(turn.phase)) {
+    const text = turn.status || (turn.drafts.size ? "" : "working");
+    if (text) entries.push({ key: `s:${turn.id}`, kind: "status", rev: text, text });
+  }
+  return entries.filter((entry) => !stored.has(entry.key));
+}

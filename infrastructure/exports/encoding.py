@@ -3,32 +3,19 @@
 import csv
 import io
 from binascii import b2a_base64
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC
 from typing import Final, Protocol
 
 from application.exporting import Format
-from application.ports import LoggedEvent
+from infrastructure.exports.told import Told
 from infrastructure.postgres.log import Row
 from infrastructure.postgres.mapper import PlainJson
 
-Decode = Callable[[Sequence[Row]], Sequence[LoggedEvent | None]]  # None: it cannot be read
 COLUMNS: Final = (
     "position", "recorded_at", "stream", "version", "type", "conversation", "turn", "actor", "data",
 )  # fmt: skip
-# What cannot be read any more is exported all the same: an export tells what is there.
-UNREADABLE: Final = b'{"unreadable":true}'
-
 _json: Final = PlainJson()
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """An event as it is stored, and what it says, as JSON in UTF-8."""
-
-    row: Row
-    data: bytes
 
 
 class Encoder(Protocol):
@@ -53,14 +40,6 @@ def encoder(form: Format) -> Encoder:
     from infrastructure.exports.parquet import ParquetEncoder  # a large library
 
     return ParquetEncoder()
-
-
-def told(rows: Sequence[Row], decode: Decode) -> list[Told]:
-    """Return the events of these rows, in their present shape."""
-    return [
-        Told(row, UNREADABLE if event is None else _json.encode(event.data))
-        for row, event in zip(rows, decode(rows), strict=True)
-    ]
 
 
 def instant(row: Row) -> str:

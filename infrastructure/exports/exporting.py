@@ -29,8 +29,9 @@ from application.exporting import (
 from application.product import PRODUCT
 from infrastructure.audit import seal_store
 from infrastructure.exports import key_file, manifests, selecting
-from infrastructure.exports.encoding import Decode, Encoder, Told, encoder, told
+from infrastructure.exports.encoding import Encoder, encoder
 from infrastructure.exports.state import State
+from infrastructure.exports.told import Decode, Told, told
 from infrastructure.postgres.connections import arguments
 
 _DATA: Final = "data"

@@ -8,7 +8,7 @@ from typing import Self
 import psycopg
 
 from application.ports import LoggedEvent
-from infrastructure.exports.encoding import Decode
+from infrastructure.exports.told import Decode
 from infrastructure.postgres import key_store
 from infrastructure.postgres.connections import arguments
 from infrastructure.postgres.log import Row

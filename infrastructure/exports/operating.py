@@ -7,10 +7,11 @@ from pathlib import Path
 from application.exporting import Checked, ExportError, Format, IsCancelled, Manifest, OnStep, Selection
 from infrastructure.audit.signing import parsed_verifiers
 from infrastructure.exports import manifests, proving, selecting
-from infrastructure.exports.encoding import Encoder, encoder, told
+from infrastructure.exports.encoding import Encoder, encoder
 from infrastructure.exports.exporting import Export
 from infrastructure.exports.opening import Opener, conversations_of, read_events
 from infrastructure.exports.restoring import OnEvents, is_export, restore
+from infrastructure.exports.told import told
 from infrastructure.postgres.key_store import KeyStore
 from infrastructure.postgres.log import Row
 from infrastructure.postgres.pool import Pool, store_errors

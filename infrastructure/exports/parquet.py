@@ -8,7 +8,7 @@ from typing import Any, Final
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from infrastructure.exports.encoding import Told
+from infrastructure.exports.told import Told
 
 GROUP_ROWS: Final = 20_000
 GROUP_BYTES: Final = 16 * 1024 * 1024

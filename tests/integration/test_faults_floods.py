@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -14,7 +15,7 @@ from application.language_model import Finished, ModelChunk, ModelRequest, Said,
 from application.listening import AT_ONCE, WINDOW_S
 from tests.integration.streams import data_of, end_of, ended, in_turn, log_of, rows, steered, types, until
 from tests.openai_pieces import CallPiece, Pause, Piece, Text
-from tests.openai_server import ChatRequest, OpenAIServer
+from tests.openai_server import ChatRequest, OpenAIServer, Script
 from tests.serving import Client, ServerProcess, SseFrame, serving
 
 pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
@@ -62,6 +63,16 @@ async def test_an_answer_of_ten_megabytes_is_stored_whole_in_bounded_memory(
     assert peak - before < 40 * 10_000_000, f"{(peak - before) >> 20} MiB for ten"
 
 
+async def talked(database_url: str, script: Script, **settings: Any) -> tuple[list[SseFrame], list[SseFrame]]:
+    """Let a model talk until it is left; returns that turn's frames, and those of a short one after it."""
+    async with steered(database_url, script, **settings) as (server, model):
+        async with asyncio.timeout(30):
+            frames = await server.client.say("talk", conversation_id="c")
+        await until(lambda: model.disconnects)
+        model.script = in_turn([Text("Short.")])
+        return frames, await server.client.say("and now?", conversation_id="c")
+
+
 def without_end(_: ChatRequest) -> Iterator[Piece]:
     while True:
         yield Text("and on, ")
@@ -71,12 +82,7 @@ def without_end(_: ChatRequest) -> Iterator[Piece]:
 async def test_an_answer_above_the_limit_is_kept_up_to_there_and_the_model_is_left(
     database_url: str,
 ) -> None:
-    async with steered(database_url, without_end, max_answer_bytes=10_000) as (server, model):
-        async with asyncio.timeout(30):
-            frames = await server.client.say("talk", conversation_id="c")
-        await until(lambda: model.disconnects)
-        model.script = in_turn([Text("Short.")])
-        after = await server.client.say("and now?", conversation_id="c")
+    frames, after = await talked(database_url, without_end, max_answer_bytes=10_000)
     said = message_of(frames)
     assert (said["truncated"], said["finish_reason"]) == (True, "answer_limit_reached")
     assert said["content"] == ("and on, " * 1250)
@@ -109,12 +115,7 @@ async def test_a_model_that_never_stops_is_stopped_and_what_it_said_is_kept(data
         while True:
             yield from (Text("still "), Pause(0.05))
 
-    async with steered(database_url, slowly_for_ever, max_turn_s=1) as (server, model):
-        async with asyncio.timeout(30):
-            frames = await server.client.say("talk", conversation_id="c")
-        await until(lambda: model.disconnects)
-        model.script = in_turn([Text("Short.")])
-        after = await server.client.say("and now?", conversation_id="c")
+    frames, after = await talked(database_url, slowly_for_ever, max_turn_s=1)
     said = message_of(frames)
     assert (said["truncated"], said["finish_reason"]) == (True, "turn_time_limit_reached")
     assert said["content"] == "".join(deltas_of(frames))
