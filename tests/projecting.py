@@ -179,7 +179,10 @@ def held(url: str, model: ReadModel, suffix: str = "") -> Contents:
     contents: Contents = {}
     with psycopg.connect(url, options="-c timezone=UTC") as connection:
         for table in model.tables:
-            columns = [f"{name}::text" if kind == "int[]" else name for name, kind in table.columns.items()]
+            columns = [
+                f"substr(array_send({name}), 21)" if kind == "int[]" else name
+                for name, kind in table.columns.items()
+            ]
             cursor = connection.execute(f"SELECT {', '.join(columns)} FROM {table.name}{suffix}".encode())
             found = [dict(zip(table.columns, values, strict=True)) for values in cursor]
             contents[table.name] = {table.key_of(row): row for row in found}

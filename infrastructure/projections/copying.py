@@ -1,38 +1,55 @@
-"""Rows as the lines of a COPY, many at a time: what is done once for all of them costs each a little."""
+"""Rows in PostgreSQL's binary form for a COPY, many at a time: what is done once for all costs each a little.
+
+The server takes them in two thirds of the time it has for texts: arrays and times are dear to read.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from datetime import UTC, datetime, timedelta
+from itertools import chain, islice, repeat
 from operator import itemgetter
+from struct import Struct, iter_unpack
 from typing import Any, Final
 
 from infrastructure.projections.read_model import Row
 
-Write = Callable[[Sequence[Any]], Sequence[str]]  # the values of a column as texts
+Write = Callable[[Sequence[Any]], Sequence[bytes]]  # the values of a column, each with its length before it
 
-_LINES: Final = 100  # rows written together: few enough for a processor to have them at hand
-_NULL: Final = "\\N"
-_ESCAPES: Final = (("\\", "\\\\"), ("\n", "\\n"), ("\t", "\\t"), ("\r", "\\r"))
-# They stand for the end of a value, the end of a row and NULL until all that is special is escaped. The first
-# is what PostgreSQL has in no text.
-_VALUE, _ROW, _NONE = "\0", "\x1e", "\x1d"
-_MARKS: Final = {_VALUE.encode(): b"\t", _ROW.encode(): b"\n", _NONE.encode(): _NULL.encode()}
-_REPLACED: Final = (*((old.encode(), new.encode()) for old, new in _ESCAPES), *_MARKS.items())
+_ROWS: Final = 100  # written together: few enough for a processor to have them at hand
+_LOOKED_AT: Final = 8  # values of a column that tell whether many of them are the same
+_BEGIN: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_END: Final = b"\xff\xff"
+_NULL: Final = b"\xff\xff\xff\xff"
+_COUNT: Final = Struct("!h").pack
+_LENGTH: Final = Struct("!i").pack
+_INT4: Final = Struct("!ii").pack
+_INT8: Final = Struct("!iq").pack
+_TRUE, _FALSE = b"\0\0\0\1\1", b"\0\0\0\1\0"
+_ARRAY: Final = Struct(
+    "!iiiIii"
+).pack  # length, dimensions, whether NULLs are in it, type, elements, first index
+_NO_ARRAY: Final = Struct("!iiiI").pack(12, 0, 0, 23)
+_ELEMENT: Final = 8  # bytes of a number in an array, its length included
+_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
 
 
-class Lines:
-    """Writes rows as the lines that `COPY … FROM STDIN` takes."""
+class Packed:
+    """Writes rows as `COPY … FROM STDIN (FORMAT binary)` takes them."""
 
     def __init__(self, writes: Mapping[str, Write]) -> None:
         self._values = itemgetter(*writes) if len(writes) > 1 else _only(*writes)
         self._writes = tuple(writes.values())
 
     def of(self, rows: Iterable[Row]) -> Iterator[bytes]:
-        """Return the lines, many at a time."""
-        values = map(self._values, rows)
-        while some := list(islice(values, _LINES)):
-            columns = list(zip(*some, strict=True))
-            texts = [write(column) for write, column in zip(self._writes, columns, strict=True)]
-            yield _together(columns, texts) or _one_by_one(columns, texts)
+        """Return all that is sent, many rows at a time."""
+        yield _BEGIN
+        values, columns = map(self._values, rows), repeat(_COUNT(len(self._writes)))
+        while some := list(islice(values, _ROWS)):
+            written = (
+                write(column) for write, column in zip(self._writes, zip(*some, strict=True), strict=True)
+            )
+            yield b"".join(chain.from_iterable(zip(columns, *written, strict=False)))
+        yield _END
 
 
 def _only(name: str) -> Callable[[Row], tuple[Any]]:
@@ -44,41 +61,21 @@ def writer(kind: str) -> Write | None:
     return _WRITERS.get(kind)
 
 
-def _together(columns: Sequence[Sequence[Any]], texts: Sequence[Sequence[str]]) -> bytes | None:
-    """Return the lines, None where a text has in it what PostgreSQL does not take, or one of the marks."""
+def _texts(column: Sequence[str | None]) -> Sequence[bytes]:
+    if len(set(column[:_LOOKED_AT])) * 2 > min(len(column), _LOOKED_AT):
+        return _all_texts(column)
+    different = tuple(set(column))  # who says it, of which kind it is, where it stands
+    known = dict(zip(different, _all_texts(different), strict=True))
+    return [known[text] for text in column]
+
+
+def _all_texts(column: Sequence[str | None]) -> Sequence[bytes]:
+    if "\0" in "".join(filter(None, column)):
+        column = [text and cleaned(text) for text in column]
     try:
-        lines = (_ROW.join(map(_VALUE.join, zip(*texts, strict=True))) + _ROW).encode()
+        return [_NULL if text is None else _LENGTH(len(raw := text.encode())) + raw for text in column]
     except UnicodeEncodeError:
-        return None
-    rows, nulls = len(columns[0]), sum(column.count(None) for column in columns)
-    counts = zip(_MARKS, (rows * (len(columns) - 1), rows, nulls), strict=True)
-    if any(lines.count(mark) != count for mark, count in counts):
-        return None
-    for special, written in _REPLACED:
-        lines = lines.replace(special, written)
-    return lines
-
-
-def _one_by_one(columns: Sequence[Sequence[Any]], texts: Sequence[Sequence[str]]) -> bytes:
-    written = [
-        [_NULL if value is None else _escaped(text) for value, text in zip(*column, strict=True)]
-        for column in zip(columns, texts, strict=True)
-    ]
-    return ("\n".join(map("\t".join, zip(*written, strict=True))) + "\n").encode()
-
-
-def _texts(column: Sequence[str | None]) -> Sequence[str]:
-    if None in column:
-        return [_NONE if text is None else text for text in column]
-    return column  # type: ignore[return-value] # there is no None in it
-
-
-def _escaped(text: str) -> str:
-    text = cleaned(text)
-    for special, written in _ESCAPES:
-        if special in text:
-            text = text.replace(special, written)
-    return text
+        return _all_texts([text and cleaned(text) for text in column])
 
 
 def cleaned(text: str) -> str:
@@ -88,19 +85,43 @@ def cleaned(text: str) -> str:
     return text.replace("\0", "\ufffd").encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
-def _plain(column: Sequence[Any]) -> Sequence[str]:
-    """Write numbers and times, in whose texts nothing is special."""
-    if None in column:
-        return [_NONE if value is None else str(value) for value in column]
-    return list(map(str, column))
+def _bigints(column: Sequence[int | None]) -> Sequence[bytes]:
+    return [_NULL if value is None else _INT8(8, value) for value in column]
+
+
+def _ints(column: Sequence[int | None]) -> Sequence[bytes]:
+    return [_NULL if value is None else _INT4(4, value) for value in column]
+
+
+def _booleans(column: Sequence[bool | None]) -> Sequence[bytes]:
+    return [_NULL if value is None else _TRUE if value else _FALSE for value in column]
+
+
+def _times(column: Sequence[datetime | None]) -> Sequence[bytes]:
+    return [_NULL if at is None else _INT8(8, (at - _EPOCH) // _MICROSECOND) for at in column]
+
+
+def _arrays(column: Sequence[bytes | None]) -> Sequence[bytes]:
+    return [_NULL if numbers is None else _array(numbers) for numbers in column]
+
+
+def _array(numbers: bytes) -> bytes:
+    if not numbers:
+        return _NO_ARRAY
+    return _ARRAY(20 + len(numbers), 1, 0, 23, len(numbers) // _ELEMENT, 1) + numbers
+
+
+def array_text(numbers: bytes) -> str:
+    """Return the numbers of an array as a query takes them: `{1,2}`."""
+    return f"{{{','.join(str(number) for _, number in iter_unpack('!ii', numbers))}}}"
 
 
 _WRITERS: Final[Mapping[str, Write]] = {
     "TEXT": _texts,
-    "BIGINT": _plain,
-    "INT": _plain,
-    "INTEGER": _plain,
-    "INT[]": _texts,
-    "BOOLEAN": _plain,
-    "TIMESTAMPTZ": _plain,
+    "BIGINT": _bigints,
+    "INT": _ints,
+    "INTEGER": _ints,
+    "INT[]": _arrays,
+    "BOOLEAN": _booleans,
+    "TIMESTAMPTZ": _times,
 }

@@ -21,6 +21,21 @@ _REQUEST: Final = re.compile(
     r'(,"requires_decision":(true|false),"rule":(?:null|"[^"\\]*")\})',
     re.DOTALL,
 )
+# What a message says is decoded, as it is looked for and shown; the rest is copied.
+_SAID: Final = re.compile(r'\{"message_id":("[^"\\]*"),(?:"agent":"([^"\\]*)",)?"content":"')
+_RESTS: Final = {
+    "user": re.compile(r"()\}"),
+    "assistant": re.compile(r'(,"truncated":(?:true|false),"finish_reason":"[^"\\]*")\}'),
+}
+_scan_string: Final[Callable[[str, int], tuple[str, int]]] = vars(json.decoder)["scanstring"]
+
+
+class Message(NamedTuple):
+    """What somebody said; `detail` is JSON."""
+
+    agent: str | None
+    content: str
+    detail: str
 
 
 class Request(NamedTuple):
@@ -39,6 +54,18 @@ def _stored(event: LoggedEvent) -> str:
     """
     text: str = getattr(event, "text", "")
     return "" if "\\u" in text else text
+
+
+def message_of(event: LoggedEvent, role: str, *names: str) -> Message:
+    """Return what was said; `names` are the members that its detail has beside the message's id."""
+    text = _stored(event)
+    if begin := _SAID.match(text):
+        content, end = _scan_string(text, begin.end())
+        if rest := _RESTS[role].fullmatch(text, end):
+            return Message(begin[2], content, f'{{"role":"{role}","message_id":{begin[1]}{rest[1]}}}')
+    data = event.data
+    detail = {"role": role, **named(data, "message_id", *names)}
+    return Message(data.get("agent"), data["content"], to_json(detail))
 
 
 def request_of(event: LoggedEvent) -> Request:

@@ -8,7 +8,14 @@ from application.queries import Answer, Entry, Hit, Page, Piece, Range, page_of
 from infrastructure.postgres.pool import Pool
 from infrastructure.projections.asking import Asker, conditions
 from infrastructure.projections.read_model import Row, RowKey, Rows, Table
-from infrastructure.projections.splicing import answered_call, members, quoted, request_of, result_of
+from infrastructure.projections.splicing import (
+    answered_call,
+    members,
+    message_of,
+    quoted,
+    request_of,
+    result_of,
+)
 from infrastructure.projections.values import ERASURE, from_json, named, owner_of, plain_text, to_json
 from infrastructure.projections.words import SEARCHED, numbers_of, wanted
 
@@ -113,9 +120,8 @@ Begin = Callable[[LoggedEvent], Begun]
 
 def _message(role: str, *names: str) -> Begin:
     def begin(event: LoggedEvent) -> Begun:
-        data = event.data
-        detail = {"role": role, **named(data, "message_id", *names)}
-        return "message", str(event.position), data.get("agent"), data["content"], None, to_json(detail)
+        said = message_of(event, role, *names)
+        return "message", str(event.position), said.agent, said.content, None, said.detail
 
     return begin
 

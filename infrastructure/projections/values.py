@@ -1,8 +1,9 @@
 """What the folds share: the names of all events, and values as the tables can hold them.
 
-The columns of read models are text, bigint, boolean and timestamptz, and int[], which is a text to a fold,
-as PostgreSQL writes it (`{1,2}`). What else is a list or an object is JSON in a text column: `jsonb` would
-round numbers and sort keys, and the order of a tool's arguments is what the person sees who decides on them.
+The columns of read models are text, bigint, boolean and timestamptz, and int[], which is bytes to a fold: its
+numbers as PostgreSQL sends them, each after its length. What else is a list or an object is JSON in a text
+column: `jsonb` would round numbers and sort keys, and the order of a tool's arguments is what the person sees
+who decides on them.
 """
 
 import json

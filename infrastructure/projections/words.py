@@ -6,13 +6,16 @@ the words has their numbers, and the few that have the numbers by chance are sor
 """
 
 import re
+from struct import Struct
 from typing import Final
 from zlib import crc32
+
+from infrastructure.projections.copying import array_text
 
 SEARCHED: Final = 50_000  # characters of a text: a tsvector holds a megabyte, and a text may be as large
 _KEPT: Final = 100_000  # words whose numbers are remembered
 _FEW: Final = 200  # of which the repeated ones cost less than what it takes to find them
-_NONE: Final = "{}"  # no number at all
+_ELEMENT: Final = Struct("!ii").pack
 
 # What each byte of an ASCII text becomes: a capital a small letter, what is no letter and no digit a space.
 _ASCII: Final = bytes(ord(chr(code).lower()) if chr(code).isalnum() else 32 for code in range(128)) + bytes(
@@ -23,24 +26,24 @@ _RUN: Final = re.compile(r"[^\W_]+")
 _ODD: Final = re.compile(r"(?![0-9])\d|[²³¹¼-¾⁰-₟⅐-↋①-⓿❶-➓㆒-㆟㈠-㋿㍘-㏿]")
 
 
-class _Numbers(dict[bytes, str]):
+class _Numbers(dict[bytes, bytes]):
     """The number of a word, the same in every process: it is stored."""
 
-    def __missing__(self, word: bytes) -> str:
+    def __missing__(self, word: bytes) -> bytes:
         if len(self) >= _KEPT:
             self.clear()
-        self[word] = number = str(crc32(word) >> 8)  # hardly less apart than whole ones, and a fifth shorter
+        self[word] = number = _ELEMENT(4, crc32(word) >> 8)  # 24 bits are hardly less apart than 32
         return number
 
 
 _NUMBERS: Final = _Numbers()
 
 
-def numbers_of(text: str) -> str:
-    """Return the numbers of the words that are searched, as PostgreSQL reads an array."""
+def numbers_of(text: str) -> bytes:
+    """Return the numbers of the words that are searched, as the elements of PostgreSQL's binary arrays."""
     runs = _runs(text[:SEARCHED])
     words = runs if len(runs) < _FEW else dict.fromkeys(runs)
-    return f"{{{','.join(map(_NUMBERS.__getitem__, words))}}}"
+    return b"".join(map(_NUMBERS.__getitem__, words))
 
 
 def _runs(text: str) -> list[bytes]:
@@ -64,4 +67,4 @@ def wanted(looked_for: str) -> list[str]:
     Reads `looked_for` as PostgreSQL's `websearch_to_tsquery` does, or asks for less.
     """
     arrays = [numbers_of(_UNWANTED.sub(" ", part)) for part in _OR.split(looked_for)]
-    return [] if _NONE in arrays else arrays
+    return list(map(array_text, arrays)) if all(arrays) else []

@@ -8,7 +8,7 @@ from typing import Any, Final
 import psycopg
 from psycopg.rows import tuple_row
 
-from infrastructure.projections.copying import Lines, cleaned, writer
+from infrastructure.projections.copying import Packed, array_text, cleaned, writer
 from infrastructure.projections.read_model import Key, ReadModel, Row, RowKey, Rows, Table
 
 _JSON: Final = frozenset({"json", "jsonb"})
@@ -116,7 +116,7 @@ class _Table:
         self._key_encoders = tuple(_encoder(table.columns[column]) for column in table.key)
         writes = {name: writer(_plain_type(kind)) for name, kind in table.columns.items()}
         known = {name: write for name, write in writes.items() if write}
-        self._lines = Lines(known) if len(known) == len(writes) else None
+        self._packed = Packed(known) if len(known) == len(writes) else None
         names, key = ", ".join(self._names), ", ".join(table.key)
         columns = ", ".join(f"{column} {kind}" for column, kind in table.columns.items())
         values = ", ".join(f"%s::{_plain_type(kind)}" for kind in table.columns.values())
@@ -138,7 +138,7 @@ class _Table:
             f"INSERT INTO {name} ({names}) VALUES ({values}) ON CONFLICT ({key}) DO "
             + (f"UPDATE SET {updates}" if rest else "NOTHING")
         ).encode()
-        self._copy = f"COPY {name} ({names}) FROM STDIN".encode()
+        self._copy = f"COPY {name} ({names}) FROM STDIN{' (FORMAT binary)' * bool(self._packed)}".encode()
 
     def load(self, connection: psycopg.Connection, keys: Collection[Key]) -> dict[RowKey, Row]:
         # A key may have been cleaned on its way into the table; the fold asks for it as it was.
@@ -165,10 +165,10 @@ class _Table:
     ) -> None:
         if rows:
             with connection.cursor().copy(self._copy) as copy:
-                for lines in self._lines.of(rows) if self._lines else ():
-                    copy.write(lines)
+                for some in self._packed.of(rows) if self._packed else ():
+                    copy.write(some)
                     between()
-                for row in () if self._lines else rows:
+                for row in () if self._packed else rows:
                     copy.write_row(self._encoded(row))
 
     def _encoded(self, row: Row) -> list[Any]:
@@ -186,9 +186,9 @@ class _Table:
 
 
 def _loaded(column: tuple[str, str]) -> str:
-    """Return what is selected for a column: arrays come as the texts that they are written as."""
+    """Return what is selected for a column: of an array its elements, as they are written."""
     name, kind = column
-    return f"t.{name}::text AS {name}" if kind.endswith("[]") else f"t.{name}"
+    return f"substr(array_send(t.{name}), 21) AS {name}" if kind.endswith("[]") else f"t.{name}"
 
 
 def _plain_type(kind: str) -> str:
@@ -200,6 +200,8 @@ def _encoder(kind: str) -> Callable[[Any], Any]:
     base = _plain_type(kind).lower()
     if base in _JSON:
         return _json_text if base == "json" else _jsonb_text
+    if base == "int[]":
+        return array_text
     return cleaned if base.startswith(("text", "varchar")) and "[" not in base else _as_it_is
 
 

@@ -1,6 +1,7 @@
 """What is written through COPY is read back as it was, whatever is in it."""
 
 from datetime import UTC, datetime
+from struct import pack
 from typing import Any, ClassVar
 
 import psycopg
@@ -51,7 +52,8 @@ class Values:
 
 def row(number: int, text: str | None) -> Row:
     other = None if number % 2 else text
-    numbers = None if number % 3 else ["{}", f"{{{number},{-(2**31)},{2**31 - 1}}}"][number % 2]
+    some = [(4, each) for each in (number, -(2**31), 2**31 - 1)] if number % 2 else []
+    numbers = None if number % 3 else b"".join(pack("!ii", *each) for each in some)
     return {"id": number, "text": text, "other": other, "numbers": numbers, "seen_at": at(number)}
 
 

@@ -11,7 +11,7 @@ from infrastructure.postgres.log import Row as LogRow
 from infrastructure.postgres.mapper import PlainJson
 from infrastructure.projections.read_model import Rows
 from infrastructure.projections.reading import StoredEvent
-from infrastructure.projections.splicing import answered_call, request_of, result_of
+from infrastructure.projections.splicing import answered_call, message_of, request_of, result_of
 from infrastructure.projections.transcript import Transcript
 from tests.folding import BEGAN, CARRIED_OUT, MAPPER, folded, logged, logs, one
 
@@ -66,6 +66,28 @@ def test_a_request_is_copied_as_it_would_be_written(
     event, decoded = stored(REQUESTED, said)
     assert request_of(event) == request_of(decoded)
     assert json.loads(request_of(event).detail) == {k: v for k, v in said.items() if k != "agent"}
+
+
+@settings(deadline=None)
+@given(texts, texts, texts, st.booleans(), texts)
+@example("m1", "coder", 'she said "no"\n\\', True, "stop")
+@example("m1", "coder", '"}', False, '","agent":"x')
+def test_a_message_is_copied_as_it_would_be_written(
+    message_id: str, agent: str, content: str, truncated: bool, finish_reason: str
+) -> None:
+    said: dict[str, Any] = {"message_id": message_id, "content": content}
+    event, decoded = stored("conversation.user_message_received", said)
+    assert message_of(event, "user") == message_of(decoded, "user")
+    assert message_of(event, "user")[:2] == (None, content)
+    rest = {"truncated": truncated, "finish_reason": finish_reason}
+    event, decoded = stored(
+        "conversation.assistant_message_sent",
+        {"message_id": message_id, "agent": agent, "content": content, **rest},
+    )
+    assert message_of(event, "assistant", *rest) == message_of(decoded, "assistant", *rest)
+    assert message_of(event, "assistant", *rest)[:2] == (agent, content)
+    detail = json.loads(message_of(event, "assistant", *rest).detail)
+    assert detail == {"role": "assistant", "message_id": message_id, **rest}
 
 
 @settings(deadline=None)
