@@ -17,6 +17,7 @@ from infrastructure.projections.advancing import FoldError, fold_page
 from infrastructure.projections.checkpoints import RebuildMark
 from infrastructure.projections.connecting import connect
 from infrastructure.projections.generations import clean, suffix
+from infrastructure.projections.indexing import make_indexes
 from infrastructure.projections.loading import load_part
 from infrastructure.projections.read_model import ReadModel
 from infrastructure.projections.reading import head_of, read_page
@@ -221,16 +222,13 @@ class Rebuild:
     def _indexed(self, connection: psycopg.Connection, generation: int) -> None:
         target = self._at_target(connection)
         self._tell("indexing", target, target)
-        with connection.transaction():
-            connection.execute("SET LOCAL maintenance_work_mem = '256MB'")
-            if self._courtesy.is_needed:  # one core is enough then
-                connection.execute("SET LOCAL max_parallel_maintenance_workers = 0")
-            Store(self._model, suffix(generation)).create_indexes(connection)
-            connection.execute(
-                "INSERT INTO rebuilds (name, part, version, generation, target, position)"
-                " VALUES (%s, %s, %s, %s, %s, %s)",
-                [self._model.name, CATCH_UP, self._model.version, generation, target, target],
-            )
+        store = Store(self._model, suffix(generation))
+        make_indexes(self._url, store, self._workers, is_hurried=not self._courtesy.is_needed)
+        connection.execute(
+            "INSERT INTO rebuilds (name, part, version, generation, target, position)"
+            " VALUES (%s, %s, %s, %s, %s, %s)",
+            [self._model.name, CATCH_UP, self._model.version, generation, target, target],
+        )
 
     def _at_target(self, connection: psycopg.Connection) -> int:
         row = connection.execute("SELECT max(target) FROM rebuilds WHERE name = %s", [self._model.name])

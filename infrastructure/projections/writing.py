@@ -32,12 +32,28 @@ class Store:
             if connection.execute(_GRANT).fetchone() is not None:  # a row without columns is an empty tuple
                 connection.execute(table.grant)
 
+    @property
+    def indexes(self) -> list[bytes]:
+        """What makes the indexes that are not there yet: first those that take longest."""
+        statements = [statement for table in self.tables.values() for statement in table.indexes]
+        return sorted(statements, key=lambda statement: b" USING gin " not in statement)
+
     def create_indexes(self, connection: psycopg.Connection) -> None:
-        """Make the indexes, once the tables are full."""
+        """Make the indexes and the statistics, once the tables are full."""
+        for statement in self.indexes:
+            connection.execute(statement)
+        self.analyze(connection)
+
+    def analyze(self, connection: psycopg.Connection) -> None:
+        """Make the statistics for the planner."""
         for table in self.tables.values():
-            for statement in table.indexes:
-                connection.execute(statement)
             connection.execute(table.analyze)
+
+    def wait_for_others(self, connection: psycopg.Connection) -> None:
+        """Wait for indexes that the server still makes for a process that is gone."""
+        for table in self.tables.values():
+            with connection.transaction():
+                connection.execute(table.lock)
 
     def exists(self, connection: psycopg.Connection) -> bool:
         """Return whether all the tables are there."""
@@ -127,7 +143,11 @@ class _Table:
         self.create = f"CREATE TABLE {name} ({columns}, PRIMARY KEY ({key}))".encode()
         self.grant = f"GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO minutebook_app".encode()
         self.drop = f"DROP TABLE IF EXISTS {name}".encode()
-        self.indexes = [f"CREATE INDEX ON {name} {index}".encode() for index in table.indexes]
+        self.indexes = [
+            f"CREATE INDEX IF NOT EXISTS {name}_index{number} ON {name} {index}".encode()
+            for number, index in enumerate(table.indexes)
+        ]
+        self.lock = f"LOCK TABLE {name} IN SHARE UPDATE EXCLUSIVE MODE".encode()
         self.analyze = f"ANALYZE {name}".encode()
         self._select = (
             f"SELECT {', '.join(map(_loaded, table.columns.items()))}"

@@ -1,0 +1,47 @@
+"""The indexes of the tables that a rebuild has loaded: made side by side, on connections of their own."""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from queue import Empty, SimpleQueue
+from typing import Final
+
+import psycopg
+
+from infrastructure.projections.connecting import connect
+from infrastructure.projections.writing import Store
+
+_SETTINGS: Final = b"SET maintenance_work_mem = '256MB'"
+_ALONE: Final = b"SET max_parallel_maintenance_workers = 0"
+# A third of the rows that PostgreSQL would look at; its autovacuum looks at all of them soon enough.
+_STATISTICS: Final = b"SET default_statistics_target = 30"
+
+
+def make_indexes(url: str, store: Store, workers: int, is_hurried: bool) -> None:
+    """Make those indexes that are not there yet, then the statistics. Raises `psycopg.Error`.
+
+    Where nobody is in a hurry, one processor has to be enough.
+    """
+    statements = SimpleQueue[bytes]()
+    for statement in store.indexes:
+        statements.put(statement)
+    with ExitStack() as stack:
+        opened = [
+            stack.enter_context(connect(url, "rebuild index")) for _ in range(workers if is_hurried else 1)
+        ]
+        for connection in opened:
+            connection.autocommit = True
+            connection.execute(_SETTINGS if is_hurried else _SETTINGS + b";" + _ALONE)
+        store.wait_for_others(opened[0])
+        with ThreadPoolExecutor(len(opened)) as threads:
+            list(threads.map(lambda connection: _work(connection, statements), opened))
+        opened[0].execute(_STATISTICS)
+        store.analyze(opened[0])
+
+
+def _work(connection: psycopg.Connection, statements: "SimpleQueue[bytes]") -> None:
+    while True:
+        try:
+            statement = statements.get_nowait()
+        except Empty:
+            return
+        connection.execute(statement)
