@@ -56,7 +56,7 @@ class Transcript:
     """One row an entry. Its position is that of its first event, which orders the transcript."""
 
     name: ClassVar[str] = "transcript"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     tables: ClassVar[tuple[Table, ...]] = (TRANSCRIPTS, ENTRIES)
     types: ClassVar[frozenset[str]]
 

@@ -3,9 +3,13 @@
 PostgreSQL's own reading of a text is dear (15 µs a message were measured; this takes 3) and says in the end
 what is found and what is not. The numbers only say which texts are worth being read: every text that holds
 the words has their numbers, and the few that have the numbers by chance are sorted out by the reading.
+
+Two words of five in an English text are a few words that say nothing. A text with many of them has one number
+for them all, which makes its index a third smaller; a text of another language keeps what it has of them.
 """
 
 import re
+from collections.abc import Collection
 from struct import Struct
 from typing import Final
 from zlib import crc32
@@ -16,6 +20,7 @@ SEARCHED: Final = 50_000  # characters of a text: a tsvector holds a megabyte, a
 _KEPT: Final = 100_000  # words whose numbers are remembered
 _FEW: Final = 200  # of which the repeated ones cost less than what it takes to find them
 _ELEMENT: Final = Struct("!ii").pack
+_SIZE: Final = 8  # bytes of an element
 
 # What each byte of an ASCII text becomes: a capital a small letter, what is no letter and no digit a space.
 _ASCII: Final = bytes(ord(chr(code).lower()) if chr(code).isalnum() else 32 for code in range(128)) + bytes(
@@ -37,13 +42,41 @@ class _Numbers(dict[bytes, bytes]):
 
 
 _NUMBERS: Final = _Numbers()
+_COMMON: Final = frozenset(
+    b"a all am an and any are as at be been but by can could did do does for from had has have he her here"
+    b" his how i if in is it its ll m may me my no not of on or our re s she so t that the their them then"
+    b" there these they this to us ve was we were what when which who will with would you your".split()
+)
+_MANY_COMMON: Final = _ELEMENT(4, -1)  # no word's number
+_MANY: Final = 3  # of so many words one at least is common where many are
+
+
+class _OtherNumbers(dict[bytes, bytes]):
+    """The number of a word that is not common, nothing for one that is."""
+
+    def __missing__(self, word: bytes) -> bytes:
+        if len(self) >= _KEPT:
+            self.clear()
+        self[word] = number = b"" if word in _COMMON else _NUMBERS[word]
+        return number
+
+
+_OTHER_NUMBERS: Final = _OtherNumbers()
 
 
 def numbers_of(text: str) -> bytes:
     """Return the numbers of the words that are searched, as the elements of PostgreSQL's binary arrays."""
+    words = _words(text)
+    others = b"".join(map(_OTHER_NUMBERS.__getitem__, words))
+    common = len(words) - len(others) // _SIZE
+    if common * _MANY < len(words) or not common:
+        return b"".join(map(_NUMBERS.__getitem__, words))
+    return others + _MANY_COMMON
+
+
+def _words(text: str) -> Collection[bytes]:
     runs = _runs(text[:SEARCHED])
-    words = runs if len(runs) < _FEW else dict.fromkeys(runs)
-    return b"".join(map(_NUMBERS.__getitem__, words))
+    return runs if len(runs) < _FEW else dict.fromkeys(runs)
 
 
 def _runs(text: str) -> list[bytes]:
@@ -66,5 +99,12 @@ def wanted(looked_for: str) -> list[str]:
 
     Reads `looked_for` as PostgreSQL's `websearch_to_tsquery` does, or asks for less.
     """
-    arrays = [numbers_of(_UNWANTED.sub(" ", part)) for part in _OR.split(looked_for)]
-    return list(map(array_text, arrays)) if all(arrays) else []
+    parts = [_words(_UNWANTED.sub(" ", part)) for part in _OR.split(looked_for)]
+    return [array_text(numbers) for words in parts for numbers in _asked(words)] if all(parts) else []
+
+
+def _asked(words: Collection[bytes]) -> list[bytes]:
+    """Return the numbers that a text with these words has: common ones have their own or one for all."""
+    if others := b"".join(map(_OTHER_NUMBERS.__getitem__, words)):
+        return [others]
+    return [b"".join(map(_NUMBERS.__getitem__, words)), _MANY_COMMON]

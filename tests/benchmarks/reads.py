@@ -35,10 +35,11 @@ ASKED = 200
 LIMIT_MS = 50  # for a page of the log with any filter; a page of a read model takes no longer
 
 _WORDS = "md5((n * 100 + e)::text)"
-# As infrastructure/projections/words.py numbers them.
+# As infrastructure/projections/words.py numbers them: many are common.
 _NUMBERS = """
-    (SELECT array_agg(DISTINCT (crc32(word::bytea) >> 8)::int)
-       FROM regexp_split_to_table(lower(said), ' ') AS word)"""
+    (SELECT array_agg(DISTINCT (crc32(word::bytea) >> 8)::int) || -1
+       FROM regexp_split_to_table(lower(said), ' ') AS word
+      WHERE word NOT IN ('i', 'would', 'to', 'the', 'and', 'that', 'their'))"""
 FILL = [
     f"""INSERT INTO {CONVERSATIONS.name}
         SELECT 'c' || n, 'person-' || n %% {PERSONS},
@@ -112,6 +113,7 @@ def questions(pool: Pool, conversations: int) -> dict[str, Ask]:
         "search, a word of one message": lambda n: said.search(person(n), _rare_word(n), None, 20),
         "search, a word of some": lambda n: said.search(person(n), f"number {n % 1000}", None, 20),
         "search, a word of every message": lambda n: said.search(person(n), "flight", None, 20),
+        "search, a common word": lambda n: said.search(person(n), "the", None, 20),
         "search, a word of none": lambda n: said.search(person(n), "zebra", None, 20),
         "approvals": lambda n: approvals.page(person(n), None, 50),
         "usage by agent, model and day": lambda n: usage.page(
