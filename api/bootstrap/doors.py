@@ -20,7 +20,7 @@ from infrastructure.projections.agent_activity import PostgresAgentActivity
 from infrastructure.projections.asking import PostgresCheckpoints
 from infrastructure.projections.conversation_list import PostgresConversationList
 from infrastructure.projections.pending_approvals import PostgresApprovals
-from infrastructure.projections.transcript import PostgresTranscripts
+from infrastructure.projections.transcript_queries import PostgresTranscripts
 from infrastructure.projections.usage import PostgresUsage
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from infrastructure.postgres.log import Opening, Row
 from infrastructure.postgres.mapper import MinutesMapper
 from infrastructure.postgres.pool import Pool, store_errors
 from infrastructure.projections.read_model import Rows
-from infrastructure.projections.transcript import ENTRIES, Transcript, entry_of
+from infrastructure.projections.transcript import ENTRIES, Transcript
+from infrastructure.projections.transcript_queries import entry_of
 from infrastructure.vault import ERASED_DATA
 
 PAGE: Final = 100

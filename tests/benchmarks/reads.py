@@ -24,7 +24,8 @@ from infrastructure.projections.agent_activity import ON, PostgresAgentActivity
 from infrastructure.projections.conversation_list import CONVERSATIONS, PostgresConversationList
 from infrastructure.projections.pending_approvals import APPROVALS, PostgresApprovals
 from infrastructure.projections.registry import READ_MODELS
-from infrastructure.projections.transcript import ENTRIES, TRANSCRIPTS, PostgresTranscripts
+from infrastructure.projections.transcript import ENTRIES, TRANSCRIPTS
+from infrastructure.projections.transcript_queries import PostgresTranscripts
 from infrastructure.projections.usage import USAGE, PostgresUsage
 from infrastructure.projections.writing import Store
 

@@ -17,7 +17,8 @@ from infrastructure.postgres.batch import NewEvent
 from infrastructure.postgres.mapper import MinutesMapper
 from infrastructure.postgres.pool import open_pool
 from infrastructure.projections.past import PostgresPast
-from infrastructure.projections.transcript import ENTRIES, Transcript, entry_of
+from infrastructure.projections.transcript import ENTRIES, Transcript
+from infrastructure.projections.transcript_queries import entry_of
 from tests.folding import folded, logged, numbered
 from tests.projecting import store
 from tests.serving import serving

@@ -14,7 +14,8 @@ from infrastructure.postgres.batch import NewEvent
 from infrastructure.postgres.pool import Pool, open_pool
 from infrastructure.projections.conversation_list import ConversationList, PostgresConversationList
 from infrastructure.projections.pending_approvals import PendingApprovals, PostgresApprovals
-from infrastructure.projections.transcript import PostgresTranscripts, Transcript
+from infrastructure.projections.transcript import Transcript
+from infrastructure.projections.transcript_queries import PostgresTranscripts
 from tests.projecting import store
 from tests.reading import asks, catch_up, of, says
 

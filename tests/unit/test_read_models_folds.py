@@ -16,7 +16,8 @@ from infrastructure.projections.conversation_list import CONVERSATIONS, Conversa
 from infrastructure.projections.pending_approvals import APPROVALS, PendingApprovals
 from infrastructure.projections.read_model import ReadModel
 from infrastructure.projections.requests import REQUESTS, TOOL_EVENTS, Requests
-from infrastructure.projections.transcript import ENTRIES, Transcript, detail_of
+from infrastructure.projections.transcript import ENTRIES, Transcript
+from infrastructure.projections.transcript_queries import detail_of
 from infrastructure.projections.usage import USAGE, UsageByDay
 from infrastructure.projections.values import from_json
 from tests.benchmarks.big_log import events_of
