@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psycopg
@@ -70,3 +70,12 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 30) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it has not come to that"
         time.sleep(0.01)
+
+
+def fill_and_seal(url: str, folder: Path, sizes: Sequence[int]) -> None:
+    """Let the log grow to these sizes, one after the other, and seal each."""
+    done = 0
+    for size in sizes:
+        fill(url, size - done)
+        seal(url, folder)
+        done = size

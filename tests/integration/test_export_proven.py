@@ -12,7 +12,7 @@ from application.exporting import Selection
 from tests.command_line import minutebook
 from tests.exported import lines_of, manifest_of
 from tests.integration.test_export import written
-from tests.sealing import fill, seal, sealed_checkpoints, signing_in
+from tests.sealing import fill, fill_and_seal, sealed_checkpoints, signing_in
 
 SIZES = (100, 256, 300)
 
@@ -20,11 +20,7 @@ SIZES = (100, 256, 300)
 @pytest.fixture
 def folder(database_url: str, tmp_path: Path) -> Path:
     """An export of 310 events, the checkpoints at three sizes, and the public key."""
-    done = 0
-    for size in SIZES:
-        fill(database_url, size - done)
-        seal(database_url, tmp_path)
-        done = size
+    fill_and_seal(database_url, tmp_path, SIZES)
     fill(database_url, 10)
     written(database_url, tmp_path / "log", "ndjson")
     notes = [one.note for one in sealed_checkpoints(database_url)]

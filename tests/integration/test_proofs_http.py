@@ -10,7 +10,7 @@ import pytest
 from infrastructure.audit.leaf import leaf_hash_of
 from infrastructure.audit.merkle import is_consistent, is_included, root_of
 from infrastructure.audit.notes import parsed
-from tests.sealing import fill, rows_of, seal, sealed_checkpoints, signing_in
+from tests.sealing import fill, fill_and_seal, rows_of, seal, sealed_checkpoints, signing_in
 from tests.serving import Serving, serving
 
 SIZES = (3, 256, 257, 700)
@@ -18,11 +18,7 @@ SIZES = (3, 256, 257, 700)
 
 @pytest.fixture
 def sealed_url(database_url: str, tmp_path: Path) -> str:
-    done = 0
-    for size in SIZES:
-        fill(database_url, size - done)
-        seal(database_url, tmp_path)
-        done = size
+    fill_and_seal(database_url, tmp_path, SIZES)
     fill(database_url, 5)
     return database_url
 

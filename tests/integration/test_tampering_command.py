@@ -1,0 +1,82 @@
+"""What `minutebook audit verify` says and how it ends, about logs that fit and logs that do not."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.command_line import minutebook
+from tests.sealing import sealed_checkpoints
+from tests.tampering import Sealed, run, sealed_log
+
+
+@pytest.fixture
+def log(database_url: str, tmp_path: Path) -> Sealed:
+    return sealed_log(database_url, tmp_path)
+
+
+# ---------------------------------------------------------------- the command
+def verify(log: Sealed, *arguments: str) -> tuple[int, dict[str, Any]]:
+    done = minutebook(
+        log.folder, "audit", "verify", "--json", *arguments, database_url=log.url, keys=log.folder / "keys"
+    )
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_command_says_what_it_checked_and_ends_with_its_verdict(log: Sealed) -> None:
+    settings = {"database_url": log.url, "keys": log.folder / "keys"}
+    exported = log.folder / "exported.note"
+    done = minutebook(log.folder, "audit", "checkpoint", "--export", str(exported), **settings)
+    assert (done.returncode, exported.read_text()) == (0, log.exported)
+    done = minutebook(log.folder, "audit", "checkpoint", "--all", **settings)
+    assert done.stdout == "\n".join(one.note for one in sealed_checkpoints(log.url))
+
+    code, said = verify(log, "--checkpoint", str(exported))
+    assert (code, said["ok"], said["events"], said["exported"]) == (0, True, 706, 1)
+
+    run(log.url, "UPDATE log SET actor = '' WHERE position = 77")
+    code, said = verify(log)
+    assert (code, said["ok"], said["first_bad_position"]) == (3, False, 77)
+    done = minutebook(log.folder, "audit", "verify", **settings)
+    assert done.returncode == 3
+    assert "THE LOG DOES NOT FIT. The first position that does not: 77." in done.stdout
+
+
+def test_the_command_verifies_with_public_keys_alone(log: Sealed) -> None:
+    """An auditor needs no signing key: the list of public keys will do."""
+    settings = {"database_url": log.url, "keys": log.folder / "keys"}
+    listed = log.folder / "verifiers.txt"
+    listed.write_text(minutebook(log.folder, "audit", "keys", **settings).stdout)
+    done = minutebook(
+        log.folder,
+        "audit",
+        "verify",
+        "--verifiers",
+        str(listed),
+        database_url=log.url,
+        keys=log.folder / "none",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_command_says_where_there_is_nothing_to_compare_with(database_url: str, tmp_path: Path) -> None:
+    code, said = verify(Sealed(database_url, tmp_path, ""))
+    assert (code, said["ok"], said["compared"]) == (4, True, False)
+
+
+def test_the_command_changes_the_key(log: Sealed) -> None:
+    settings = {"database_url": log.url, "keys": log.folder / "keys"}
+    done = minutebook(log.folder, "audit", "rotate-key", "--json", **settings)
+    said = json.loads(done.stdout)
+    assert (said["size"], said["handed_over"]) == (703, True)
+    listed = minutebook(log.folder, "audit", "keys", **settings).stdout.splitlines()
+    assert listed[-1] == f"703 {said['verifier']}"
+    assert verify(log)[0] == 0
+
+
+def test_a_file_that_is_not_there_is_a_sentence(log: Sealed) -> None:
+    done = minutebook(log.folder, "audit", "verify", "--checkpoint", "nowhere.note", database_url=log.url)
+    assert done.returncode == 2
+    assert "nowhere.note cannot be read: No such file or directory." in done.stderr
