@@ -60,9 +60,19 @@ class Doors:
     node: str = ""
 
 
+class Described(FastAPI):
+    """FastAPI, whose `/openapi.json` holds the messages that a body refers to."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the description of the API."""
+        described = super().openapi()
+        described.setdefault("components", {}).setdefault("schemas", {}).update(streams.MESSAGES)
+        return described
+
+
 def create_app(doors: Doors) -> FastAPI:
     """Return the application."""
-    app = FastAPI(
+    app = Described(
         title="Minutebook",
         summary="The minutes of conversations between people and agents.",
         description="Who said, asked, decided and did what, in which order, for good.",

@@ -16,8 +16,11 @@ from application.turns import Following, TurnService
 
 router = APIRouter(prefix="/v1", tags=["turns"])
 
+_SCHEMA = Asked.model_json_schema(ref_template="#/components/schemas/{model}")
+# The five messages, by their names: for the components of `/openapi.json`.
+MESSAGES: dict[str, Any] = _SCHEMA.pop("$defs")
 _BODY: dict[str, Any] = {
-    "requestBody": {"required": True, "content": {"application/json": {"schema": Asked.model_json_schema()}}}
+    "requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}
 }
 Cursor = Annotated[str | None, Header(alias="Last-Event-ID")]
 After = Annotated[str | None, Query(description="The same as Last-Event-ID, for clients without headers.")]

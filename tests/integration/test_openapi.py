@@ -1,6 +1,8 @@
 """What `/openapi.json` promises of every address is what the address answers."""
 
+import json
 import re
+from functools import reduce
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,6 +31,13 @@ def test_every_address_says_how_it_refuses(verb: str, path: str, said: dict[str,
 def test_streams_say_that_they_are_streams() -> None:
     for _, path, said in OPERATIONS:
         assert (list(said["responses"]["200"]["content"]) == ["text/event-stream"]) == (path in STREAMS)
+
+
+def test_whatever_the_description_refers_to_is_in_it() -> None:
+    referred = set(re.findall(r'"\$ref": "#/([^"]*)"', json.dumps(API)))
+    assert len(referred) == 5, "one for each message"
+    for place in referred:
+        assert reduce(lambda there, name: there[name], place.split("/"), API)
 
 
 def is_promised(answer: httpx.Response, said: dict[str, Any]) -> bool:
