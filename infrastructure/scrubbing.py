@@ -12,6 +12,7 @@ import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout
 
 from domain.errors import MinutebookError
+from infrastructure.postgres.horizon import await_horizon
 from infrastructure.postgres.pool import Pool
 from infrastructure.projections.connecting import connect
 from infrastructure.projections.generations import discard
@@ -26,6 +27,9 @@ _PENDING: Final = """
 _DONE: Final = "UPDATE keys.conversations SET scrubbed_at = clock_timestamp() WHERE conversation = ANY(%s)"
 _WAL_FILES: Final = "SELECT max(name) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'"
 _POLL_S: Final = 2.0
+_RETRY_S: Final = 60.0  # after a scrub that was held up
+_TURN_S: Final = 0.2
+_PATIENCE_S: Final = 60.0
 _LONGEST_WAIT_MS: Final = 5_000  # for a lock that holds others up
 
 
@@ -54,17 +58,22 @@ def scrub(
     delay_s: float = 0.0,
     on_progress: Callable[[Progress], None] = _ignore,
     is_cancelled: Callable[[], bool] = _never,
+    patience_s: float = _PATIENCE_S,
 ) -> Scrubbed:
     """Write anew every file that held what was erased at least `delay_s` seconds ago, and drop the old ones.
 
-    Reads and writes go on. Of a server that is not ours the write-ahead log is left to its operator.
-    Raises what a rebuild raises; what is not done is done the next time.
+    Reads and writes go on. A transaction that began before is waited for, up to `patience_s` seconds at
+    a time. Of a server that is not ours the write-ahead log is left to its operator. Raises what a rebuild
+    raises; what is not done is done the next time.
     """
     with connect(url, "scrub") as connection:
-        connection.execute("SELECT pg_advisory_lock(hashtextextended('scrub', 4))")
+        if not _locked(connection, is_cancelled):
+            return Scrubbed(0, _INTERRUPTED)
         pending = [name for (name,) in connection.execute(_PENDING, [delay_s]).fetchall()]
         if not pending:
             return Scrubbed(0, ())
+        if not await_horizon(connection, patience_s, is_cancelled):
+            return Scrubbed(0, _HELD_UP)
         for model in models:
             rebuild = Rebuild(
                 url, model, workers=1, on_progress=on_progress, is_cancelled=is_cancelled, vault=vault
@@ -72,13 +81,32 @@ def scrub(
             with rebuild.locked() as locked:
                 discard(locked, model)  # an unfinished one may have loaded what is erased now
             if rebuild.run() < 0:
-                return Scrubbed(0, ("the scrub was interrupted; it begins anew the next time",))
+                return Scrubbed(0, _INTERRUPTED)
+        if not await_horizon(connection, patience_s, is_cancelled):
+            return Scrubbed(0, _HELD_UP)
         left = [*_write_anew(connection, "keys.conversations"), *_write_anew(connection, "pg_statistic")]
         left += _end_wal(connection) if is_our_server else [_NOT_OURS]
         connection.execute(_DONE, [pending])
         return Scrubbed(len(pending), left)
 
 
+def _locked(connection: psycopg.Connection, is_cancelled: Callable[[], bool]) -> bool:
+    """Take turns with other scrubs; False where it was cancelled.
+
+    Asking again holds no snapshot. A statement that waits does, and the other scrub's VACUUM would keep
+    for it what it is to remove.
+    """
+    while True:
+        row = connection.execute("SELECT pg_try_advisory_lock(hashtextextended('scrub', 4))").fetchone()
+        if row and row[0]:
+            return True
+        if is_cancelled():
+            return False
+        time.sleep(_TURN_S)
+
+
+_INTERRUPTED: Final = ("the scrub was interrupted; it begins anew the next time",)
+_HELD_UP: Final = ("a long transaction (a backup, a query) still sees what was erased; scrub again after it",)
 _NOT_OURS: Final = (
     "old pages stay in the server's write-ahead log, its archive and its replicas until these drop them"
 )
@@ -162,12 +190,13 @@ class Scrubber:
 
     async def _run(self) -> None:
         while not self._stopping.is_set():
+            pause = _POLL_S
             try:
-                if await self._is_due():
-                    await asyncio.to_thread(self._scrub)
+                if await self._is_due() and not await asyncio.to_thread(self._scrub):
+                    pause = _RETRY_S
             except (MinutebookError, psycopg.Error, PoolTimeout, PoolClosed, OSError) as error:
                 _log.warning("a scrub did not come to its end: %s", error)
-            for _ in range(int(_POLL_S / 0.1)):
+            for _ in range(int(pause / 0.1)):
                 if not self._stopping.is_set():
                     await asyncio.sleep(0.1)
 
@@ -177,7 +206,8 @@ class Scrubber:
             row = await cursor.fetchone()
         return bool(row and row[0])
 
-    def _scrub(self) -> None:
+    def _scrub(self) -> bool:
+        """Scrub what is due; False where it was held up."""
         done = scrub(
             self._url,
             self._vault,
@@ -186,5 +216,9 @@ class Scrubber:
             delay_s=self._delay_s,
             is_cancelled=self._stopping.is_set,
         )
+        if not done.erasures and done.left:
+            _log.warning("a scrub did not come to its end: %s", done.left[0])
+            return False
         if done.erasures:
             _log.info("scrubbed %s erasures; left: %s", done.erasures, "; ".join(done.left) or "nothing")
+        return True

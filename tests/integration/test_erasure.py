@@ -226,22 +226,6 @@ def settled(data: Path) -> bytes:
         return bytes(found[0])
 
 
-async def test_no_file_holds_what_was_erased(server_folder: Path) -> None:
-    data = server_folder / DATA
-    async with own_server(server_folder) as client:
-        await talk(client, "gone", WORD)
-        await talk(client, "kept", OTHER)
-        wrapped = await asyncio.to_thread(settled, data)
-        assert len(holding(data, WORD)) > 1  # else this test would find nothing whatever we did
-        done = await asyncio.to_thread(minutebook, server_folder, "erase", "gone", "--yes", "--json")
-        assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["left"] == []
-        assert (await client.http.get("/v1/conversations/kept")).status_code == 200
-    assert holding(data, WORD) == []
-    assert not [path for path in data.rglob("*") if path.is_file() and wrapped in path.read_bytes()]
-    assert holding(data, OTHER)
-
-
 def dump(url: str, *options: str) -> bytes:
     done = subprocess.run(
         [str(binaries() / "pg_dump"), *options, "--dbname", url], capture_output=True, check=True

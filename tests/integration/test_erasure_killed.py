@@ -9,11 +9,13 @@ from typing import Any
 import psycopg
 import pytest
 
+from infrastructure.projections.registry import READ_MODELS
+from infrastructure.scrubbing import Scrubbed, scrub
 from tests.command_line import environment, minutebook
 from tests.forking import Forked
 from tests.integration.saves import query
 from tests.integration.test_erasure import OTHER, WORD, followed, talk
-from tests.opened import opened_log
+from tests.opened import opened_log, vault
 from tests.projecting import tables_left, wait_until
 from tests.serving import serving
 
@@ -64,6 +66,24 @@ def test_an_erasure_killed_before_its_commit_has_not_happened(url: str, tmp_path
     wait_until(lambda: not query(url, OTHERS), 60)
     assert stored(url) == before
     assert any(WORD.encode() in row.data for row in opened_log(url))
+
+
+def test_nothing_is_said_to_be_scrubbed_while_somebody_still_sees_what_was_erased(
+    url: str, tmp_path: Path
+) -> None:
+    def scrubbed() -> Scrubbed:
+        return scrub(url, vault(), READ_MODELS, is_our_server=False, patience_s=0.3)
+
+    with psycopg.connect(url) as backup:
+        backup.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        backup.execute("SELECT 1")
+        done = minutebook(tmp_path, *ERASE, "--no-scrub", database_url=url)
+        assert done.returncode == 0, done.stderr
+        held_up = scrubbed()
+        assert (held_up.erasures, "still sees" in held_up.left[0]) == (0, True)
+        assert query(url, KEY) == [(True, True)]
+    assert scrubbed().erasures == 1
+    assert query(url, KEY) == [(True, False)]
 
 
 def test_an_erasure_killed_in_its_scrub_is_whole_and_the_next_one_ends_the_scrub(

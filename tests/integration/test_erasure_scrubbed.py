@@ -1,15 +1,18 @@
-"""A server scrubs the files of what was erased, by itself, and one that is killed in it does it later."""
+"""Files are scrubbed of what was erased: by the command, by a server, and by the next after a killed one."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psycopg
+import pytest
 
 from infrastructure.postgres.embedded import EmbeddedPostgres
-from tests.command_line import DATA
+from tests.command_line import DATA, minutebook
 from tests.integration.saves import query
 from tests.integration.test_erasure import OTHER, WORD, erase, holding, settled, talk
 from tests.projecting import tables_left, wait_until
@@ -25,14 +28,9 @@ async def told(url: str) -> None:
             await talk(Client(http), conversation, word)
 
 
-async def erased(url: str, conversation: str) -> None:
+async def erased(url: str, conversation: str) -> dict[str, Any]:
     async with httpx.AsyncClient(base_url=url, timeout=60) as http:
-        await erase(Client(http), conversation)
-
-
-async def scrubbed_at(url: str, conversation: str) -> object:
-    async with httpx.AsyncClient(base_url=url, timeout=60) as http:
-        return (await erase(Client(http), conversation))["scrubbed_at"]
+        return await erase(Client(http), conversation)
 
 
 @contextmanager
@@ -43,28 +41,35 @@ def nobody_swaps(url: str) -> Iterator[None]:
         yield
 
 
-def test_a_server_scrubs_and_the_next_one_ends_what_a_killed_one_has_begun(server_folder: Path) -> None:
-    data = server_folder / DATA
-    with EmbeddedPostgres(data) as embedded:
-        url = embedded.start()
-        with ServerProcess(server_folder, demo_delay_s=0, scrub_delay_s=0) as server:
-            asyncio.run(told(server.url))
-            settled(data)
-            assert holding(data, WORD)  # else this test would find nothing whatever we did
-            assert holding(data, SECOND)
-            asyncio.run(erased(server.url, "gone"))
-            wait_until(lambda: query(url, SCRUBBED) == [(1,)], 60)
-            assert asyncio.run(scrubbed_at(server.url, "gone"))
-            assert holding(data, WORD) == []
+@pytest.fixture
+def url(server_folder: Path) -> Iterator[str]:
+    with EmbeddedPostgres(server_folder / DATA) as embedded:
+        yield embedded.start()
 
-            with nobody_swaps(url):
-                asyncio.run(erased(server.url, "later"))
-                wait_until(lambda: "read_entries" in " ".join(tables_left(url)), 60)
-                server.kill()
-        assert query(url, SCRUBBED) == [(1,)]
-        with ServerProcess(server_folder, demo_delay_s=0, scrub_delay_s=0) as server:
-            wait_until(lambda: query(url, SCRUBBED) == [(2,)], 60)
-            assert asyncio.run(scrubbed_at(server.url, "later"))
-        assert tables_left(url) == []
+
+def test_no_file_holds_what_was_erased_though_the_server_that_scrubs_is_killed(
+    url: str, server_folder: Path
+) -> None:
+    data = server_folder / DATA
+    with ServerProcess(server_folder, demo_delay_s=0, scrub_delay_s=1) as server:
+        asyncio.run(told(server.url))
+        wrapped = settled(data)
+        assert len(holding(data, WORD)) > 1  # else this test would find nothing whatever we did
+        assert len(holding(data, SECOND)) > 1
+        done = minutebook(server_folder, "erase", "gone", "--yes", "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["left"] == []
+        assert holding(data, WORD) == []
+        assert not [path for path in data.rglob("*") if path.is_file() and wrapped in path.read_bytes()]
+        with nobody_swaps(url):
+            asyncio.run(erased(server.url, "later"))
+            wait_until(lambda: "read_entries" in " ".join(tables_left(url)), 60)
+            server.kill()
+    assert query(url, SCRUBBED) == [(1,)]
+
+    with ServerProcess(server_folder, demo_delay_s=0, scrub_delay_s=1) as server:
+        wait_until(lambda: query(url, SCRUBBED) == [(2,)], 60)
+        assert asyncio.run(erased(server.url, "later"))["scrubbed_at"]
+    assert tables_left(url) == []
     assert holding(data, SECOND) == []
     assert holding(data, OTHER)
