@@ -11,11 +11,11 @@ from typing import Any
 
 from pydantic_ai import exceptions
 from pydantic_ai.models import Model, infer_model
-from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
 from application import errors
 from application.language_model import ModelChunk, ModelRequest, TextDelta
+from infrastructure.models.openai_chat import ChatModel
 from infrastructure.models.provider_answers import end_of, text_of, unsaid_bytes
 from infrastructure.models.provider_errors import failure_of, setting_error
 from infrastructure.models.provider_requests import open_answer
@@ -88,9 +88,7 @@ class ProviderModels:
         if not provider or not model:
             raise ModelNotFoundError(name)
         if provider == "openai":
-            return OpenAIChatModel(
-                model, provider=OpenAIProvider(base_url=self._base_url, api_key=self._api_key)
-            )
+            return ChatModel(model, provider=OpenAIProvider(base_url=self._base_url, api_key=self._api_key))
         return infer_model(name)
 
     async def _chunks(self, request: ModelRequest) -> AsyncGenerator[ModelChunk, None]:

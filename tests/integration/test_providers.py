@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import cast
@@ -74,6 +75,18 @@ async def test_text_comes_piece_by_piece_with_the_tokens_at_the_end() -> None:
     chunks = await answer(says(Text("Hel"), Text("lo\n"), Text(" there"), Usage((11, 3))))
 
     assert chunks == [TextDelta("Hel"), TextDelta("lo\n"), TextDelta(" there"), Finished("stop", 11, 3)]
+
+
+@pytest.mark.may_block("ten megabytes are written and read on the loop of the test")
+async def test_a_delta_of_a_long_answer_costs_no_more_than_one_of_a_short_answer() -> None:
+    deltas, took = 2_000, []
+    for size in (5, 5_000):
+        begun = time.process_time()
+        chunks = await answer(says(*[Text("a" * size)] * deltas))
+        took.append(time.process_time() - begun)
+        assert sum(len(chunk.text) for chunk in chunks if isinstance(chunk, TextDelta)) == deltas * size
+    short, long = took
+    assert long < 4 * short, f"{long:.1f} s for ten megabytes, {short:.1f} s for next to nothing"
 
 
 async def test_each_delta_arrives_before_the_next_is_sent() -> None:
