@@ -130,7 +130,7 @@ class Rebuild:
         with connection.transaction():
             row = connection.execute("SELECT nextval('projection_generations')").fetchone()
             generation = int(row[0]) if row else 0
-            Store(self._model, suffix(generation)).create(connection)
+            Store(self._model, suffix(generation)).create(connection, vacuumed=False)
             connection.execute(
                 "INSERT INTO rebuilds (name, part, version, generation, target)"
                 " SELECT %s, part, %s, %s, %s FROM generate_series(0, %s) AS p (part)",
@@ -280,12 +280,8 @@ class Rebuild:
             head = head_of(connection)
             self._tell("swapping", head, head)
             position = self.fold_up_to(connection, generation, head)
-            for table in self._model.tables:
-                # The old tables take the name of generation 0, by which `clean` finds them.
-                connection.execute(f"ALTER TABLE {table.name} RENAME TO {table.name}{suffix(0)}".encode())
-                connection.execute(
-                    f"ALTER TABLE {table.name}{suffix(generation)} RENAME TO {table.name}".encode()
-                )
+            # The old tables take the name of generation 0, by which `clean` finds them.
+            Store(self._model, suffix(generation)).take_over(connection, suffix(0))
             connection.execute("DELETE FROM rebuilds WHERE name = %s", [name])
             connection.execute(
                 "UPDATE projections SET version = %s, position = %s, state = 'following',"

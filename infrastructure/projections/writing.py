@@ -12,6 +12,7 @@ from infrastructure.projections.copying import Packed, array_text, cleaned, writ
 from infrastructure.projections.read_model import Key, ReadModel, Row, RowKey, Rows, Table
 
 _JSON: Final = frozenset({"json", "jsonb"})
+_VACUUM: Final = ("autovacuum_enabled", "toast.autovacuum_enabled")
 _GRANT: Final = "SELECT FROM pg_roles WHERE rolname = 'minutebook_app'"
 
 
@@ -25,10 +26,16 @@ class Store:
     def __init__(self, model: ReadModel, suffix: str = "") -> None:
         self.tables = {table.name: _Table(table, suffix) for table in model.tables}
 
-    def create(self, connection: psycopg.Connection) -> None:
-        """Make the tables, with their keys and without further indexes."""
+    def create(self, connection: psycopg.Connection, *, vacuumed: bool = True) -> None:
+        """Make the tables, with their keys and without further indexes.
+
+        Those that are not `vacuumed` are left alone until they take over: an index waits a second for
+        autovacuum to give way.
+        """
         for table in self.tables.values():
             connection.execute(table.create)
+            if not vacuumed:
+                connection.execute(table.leave_alone)
             if connection.execute(_GRANT).fetchone() is not None:  # a row without columns is an empty tuple
                 connection.execute(table.grant)
 
@@ -48,6 +55,12 @@ class Store:
         """Make the statistics for the planner."""
         for table in self.tables.values():
             connection.execute(table.analyze)
+
+    def take_over(self, connection: psycopg.Connection, retired: str) -> None:
+        """Let the tables answer from now on; those that did get names with this suffix."""
+        for table in self.tables.values():
+            for statement in table.take_over(retired):
+                connection.execute(statement)
 
     def wait_for_others(self, connection: psycopg.Connection) -> None:
         """Wait for indexes that the server still makes for a process that is gone."""
@@ -147,6 +160,7 @@ class _Table:
             f"CREATE INDEX IF NOT EXISTS {name}_index{number} ON {name} {index}".encode()
             for number, index in enumerate(table.indexes)
         ]
+        self.leave_alone = f"ALTER TABLE {name} SET ({' = off, '.join(_VACUUM)} = off)".encode()
         self.lock = f"LOCK TABLE {name} IN SHARE UPDATE EXCLUSIVE MODE".encode()
         self.analyze = f"ANALYZE {name}".encode()
         self._select = (
@@ -167,6 +181,11 @@ class _Table:
         cursor.execute(self._select, self._arrays(asked), prepare=True)
         rows = (dict(zip(self._names, values, strict=True)) for values in cursor)
         return {(self._base, asked[self.key_of(row)]): row for row in rows}
+
+    def take_over(self, retired: str) -> list[bytes]:
+        renamed = {self._base: f"{self._base}{retired}", self.name: self._base}
+        statements = [f"ALTER TABLE {old} RENAME TO {new}".encode() for old, new in renamed.items()]
+        return [*statements, f"ALTER TABLE {self._base} RESET ({', '.join(_VACUUM)})".encode()]
 
     def delete_rows(self, connection: psycopg.Connection, keys: Collection[Key]) -> None:
         if keys:
