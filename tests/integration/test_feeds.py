@@ -49,25 +49,23 @@ async def test_a_feed_from_the_start_says_what_the_log_says_and_goes_on_live(dat
 
 async def test_a_feed_goes_on_behind_any_position_without_a_gap_or_a_repeat(database_url: str) -> None:
     async with serving(database_url) as server:
-        for number in range(5):
-            await server.client.say(f"message {number}", conversation_id="c")
+        ends = [(await server.client.say(f"message {n}", conversation_id="c"))[-1] for n in range(5)]
+        last = str(ends[-1].data["last_position"])
         async with feed(server, "/v1/feed", "0") as items:
-            whole = [item for item in await _all(items) if item.id]
-        for cut in range(len(whole)):
-            async with feed(server, "/v1/feed", whole[cut].id) as items:
-                rest = await _all(items)
-            assert [item.id for item in rest] == [item.id for item in whole[cut + 1 :]]
+            whole = await _up_to(last, items)
+        assert [item.id for item in whole] == [str(number + 1) for number in range(int(last))]
+        for cut, item in enumerate(whole[:-1]):
+            async with feed(server, "/v1/feed", item.id) as items:
+                assert await _up_to(last, items) == whole[cut + 1 :]
 
 
-async def _all(items: AsyncIterator[SseFrame]) -> list[SseFrame]:
-    """Read until nothing comes for a moment."""
+async def _up_to(last: str, items: AsyncIterator[SseFrame]) -> list[SseFrame]:
+    """Read up to the item with this id."""
     seen: list[SseFrame] = []
-    try:
-        while True:
-            async with asyncio.timeout(0.3):
-                seen.append(await anext(items))
-    except TimeoutError:
-        return seen
+    async with asyncio.timeout(30):
+        while not seen or seen[-1].id != last:
+            seen.append(await anext(items))
+    return seen
 
 
 async def _first(number: int, stream: httpx.Response) -> list[SseFrame]:
