@@ -54,14 +54,20 @@ def sealed_checkpoints(url: str) -> list[Sealed]:
 
 def seal(url: str, folder: Path, timeout_s: float = 30) -> None:
     """Seal all that is there now, with the key in the folder, and stop."""
-    with psycopg.connect(url) as connection:
-        (head,) = connection.execute("SELECT position FROM log_head").fetchone() or (0,)
     sealer = Sealer(url, signing_in(folder), interval_s=0.01)
-    sealer.start()
-    try:
-        wait_until(lambda: max((one.size for one in sealed_checkpoints(url)), default=0) >= head, timeout_s)
-    finally:
-        asyncio.run(sealer.stop())
+    with psycopg.connect(url, autocommit=True) as connection:
+        (head,) = connection.execute("SELECT position FROM log_head").fetchone() or (0,)
+        sealer.start()
+        try:
+            wait_until(lambda: sealed_size(connection) >= head, timeout_s)
+        finally:
+            asyncio.run(sealer.stop())
+
+
+def sealed_size(connection: psycopg.Connection) -> int:
+    """Return how many events are sealed."""
+    row = connection.execute("SELECT coalesce(max(size), 0) FROM seal_checkpoints").fetchone()
+    return int(row[0]) if row else 0
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 30) -> None:

@@ -17,7 +17,7 @@ import psycopg
 from infrastructure.audit.leaf import COLUMNS, read_leaves
 from infrastructure.audit.verify import Verification
 from tests.benchmarks.kept import asked, big_database
-from tests.sealing import seal, sealed_checkpoints, signing_in
+from tests.sealing import seal, sealed_size, signing_in
 
 WORKERS = 2
 SAMPLE = 20_000  # events whose bytes are kept in memory for the bare pass
@@ -80,12 +80,14 @@ def verify_rate(url: str, folder: Path, events: int) -> tuple[float, float]:
 
 
 def sealed_now(url: str, folder: Path, events: int) -> list[Row]:
-    """Seal the log, unless an earlier run has done it; returns how fast that was."""
-    if sealed_checkpoints(url):
+    """Seal what an earlier run has not; returns how fast that was."""
+    with psycopg.connect(url) as connection:
+        left = events - sealed_size(connection)
+    if not left:
         return []
     began = time.perf_counter()
     seal(url, folder, timeout_s=3600)
-    sealed = events / (time.perf_counter() - began)
+    sealed = left / (time.perf_counter() - began)
     return [("sealing, half of one core's time", f"{sealed:,.0f} events/s", "", "")]
 
 
