@@ -19,7 +19,6 @@ from infrastructure.audit.verify_range import (
     RangeCheck,
     RangeReport,
     Task,
-    Versions,
     begin_worker,
     check_range,
     connect,
@@ -106,7 +105,7 @@ class Verification:
         self._on_progress = on_progress
         self._found = Verified()
         self._findings: list[Finding] = []
-        self._versions: dict[bytes, Versions] = {}
+        self._versions: dict[bytes, int] = {}  # the last one of each stream
         self._peaks: list[tuple[int, bytes]] = []
         self._above = Growth()  # the tiles two levels up and higher, over the roots of whole ranges
         self._number = 0  # of the last checkpoint seen
@@ -188,12 +187,11 @@ class Verification:
 
     def _join_versions(self, report: RangeReport) -> None:
         for stream, now in report.versions.items():
-            before = self._versions.get(stream)
-            last = before.last if before else 0
+            last = self._versions.get(stream, 0)
             if now.first != last + 1 and stream.startswith((b"conversation-", b"agent-")):
                 name = stream.decode(errors="replace")
                 self._find(now.at, f"{name} has version {now.first} after {last}")
-            self._versions[stream] = Versions(before.first if before else now.first, now.at, now.last)
+            self._versions[stream] = now.last
 
     def _compare_tile(self, connection: psycopg.Connection, above: Tile) -> None:
         level = above.level + 2

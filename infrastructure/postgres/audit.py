@@ -24,7 +24,7 @@ from infrastructure.vault import DataKey
 
 LOOK_S: Final = 0.02  # so long one page looks, and then says how far it got
 # A filter by text decodes what the other filters leave, so many at a time.
-_TEXT_CHUNK: Final = 150
+_TEXT_CHUNK: Final = 100
 _PAGE_BYTES: Final = 4 * 1024 * 1024
 
 _COLUMNS: Final = "position, stream, version, type, conversation, turn, actor, recorded_at, data"

@@ -9,7 +9,7 @@ from psycopg import AsyncConnection
 
 from application.audit import EventFilter
 
-BUDGET: Final = 2_000  # entries of an index that one statement walks past, at most
+BUDGET: Final = 1_000  # entries of an index that one statement walks past, at most
 # How long an entry takes depends on where its row is: in memory, with its neighbours, or on a disk.
 _FIRST: Final = 250
 _LEAST: Final = 50  # of each, where it takes several walks
@@ -18,7 +18,7 @@ _PROBE: Final = 64  # entries that say how many there are in a block
 _LEAST_PROBED: Final = 4  # of each, where there are several
 # An index reads all its rows of a block before it gives the first. Where they fill the block's pages, the
 # table itself, in the order of positions, is the shorter way.
-_DENSE: Final = 512
+_DENSE: Final = 128
 _NARROW: Final = 2_000  # so few positions are looked at one by one
 _COLUMNS: Final = {"conversation": "conversation", "actor": "actor", "types": "type"}
 _RESIDUAL: Final = {
