@@ -52,7 +52,7 @@ _POSITION: Final = "SELECT position FROM projections WHERE name = 'requests'"
 # Every look is by an index, however small a table still is or whatever is known of it.
 _BY_INDEX: Final = """
     SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_hashjoin = off;
-    SET LOCAL enable_mergejoin = off; SET LOCAL enable_material = off; SET LOCAL enable_sort = on;
+    SET LOCAL enable_mergejoin = off; SET LOCAL enable_material = off; SET LOCAL enable_sort = off;
     SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL jit = off"""
 
 

@@ -31,11 +31,12 @@ _RESIDUAL: Final = {
     "tool": """(SELECT true FROM read_tool_events AS t
                  WHERE t.tool = %(tool)s AND t.position = l.position LIMIT 1) IS NOT NULL""",
 }
-# The index keeps positions in blocks (see 001_log.sql): blocks come in order, and each is sorted.
+# The index keeps positions in blocks (see 001_log.sql): blocks come in order, and each is sorted. The sums
+# keep the primary key out of it: near an end of the log it would be read, and sorted, as far as that end.
 _ALONG_INDEX: Final = (
     """log AS l WHERE l.{column} = leg.key
         AND l.position >> 12 BETWEEN %(low)s::bigint >> 12 AND %(high)s::bigint >> 12
-        AND l.position BETWEEN %(low)s AND %(high)s""",
+        AND l.position + 0 >= %(low)s AND l.position - 0 <= %(high)s""",
     "l.position >> 12 {order}, l.position {order}",
 )
 _ALONG_TOOLS: Final = (

@@ -112,6 +112,8 @@ async def test_to_choose_an_index_only_its_next_entries_are_read(
 async def test_what_is_everywhere_is_looked_for_along_the_positions_and_what_is_rare_along_its_index(
     big_log: str, pool: Pool
 ) -> None:
+    async with pool.connection() as connection:
+        await connection.execute("ANALYZE")
     audit = PostgresAudit(pool, MinutesMapper().to_logged, KeyStore(pool, vault()))
     for given, index in (
         ({"types": ["*.user_message_received"]}, "log_pkey"),
@@ -120,6 +122,8 @@ async def test_what_is_everywhere_is_looked_for_along_the_positions_and_what_is_
         ({"actor": "user:u1", "types": ["*.turn_cancelled"]}, "log_type"),
         ({"actor": "user:u1", "tool": "a_tool"}, "read_tool_events_tool_position_idx"),
         ({"conversation": "c7", "tool": "a_tool"}, "log_conversation"),
+        ({"conversation": "c7", "after": EVENTS - 9_000}, "log_conversation"),
+        ({"types": ["*.turn_cancelled"], "after": EVENTS - 3_000}, "log_type"),
     ):
         wanted = event_filter(**given)
         async with audit.by_index() as connection:
@@ -130,6 +134,7 @@ async def test_what_is_everywhere_is_looked_for_along_the_positions_and_what_is_
             }  # fmt: skip
             used = {node.get("Index Name") for node in await explained(connection, walk.query(), values)}
         assert index in used, (given, used)
+        assert ("log_pkey" in used) == (index in ("log_pkey", "read_tool_events_tool_position_idx")), given
 
 
 async def explained(
