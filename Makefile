@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Arguments for `make run` and `make test`, as in: make run ARGS="--port 8080"
 ARGS ?=
-# Test processes. Many tests wait for a lease, a kill or a restart: three keep two cores busy.
-WORKERS ?= 3
+# Test processes. Many tests wait for a lease, a kill or a restart: four keep two cores busy.
+WORKERS ?= 4
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

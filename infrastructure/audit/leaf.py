@@ -7,6 +7,8 @@ type, conversation, turn, actor (UTF-8), data (as stored). Every length stands b
 different events never have the same leaf.
 """
 
+import select
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -28,6 +30,7 @@ _LENGTH: Final = Struct(">i")
 # The signature of the format, flags and an empty extension come glued to the first row.
 _PREAMBLE: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _TRAILER: Final = b"\xff\xff"
+SILENCE_S: Final = 60  # how long a server may send nothing in the middle of its answer
 
 
 @dataclass(frozen=True)
@@ -66,18 +69,20 @@ def read_leaves(connection: psycopg.Connection, after: int, last: int) -> Iterat
     meanwhile, and is closed where the leaves are not read to their end. Raises `psycopg.Error`.
     """
     link = connection.pgconn
-    _begin(link, after, last)
     is_done = False
     try:
-        read = link.get_copy_data
-        size, row = read(0)
-        if size > 0:
-            yield from _without_preamble(bytes(row))
-            size, row = read(0)
-        while size > 0:
-            if size != len(_TRAILER):
+        _begin(link, after, last)
+        read, is_first = link.get_copy_data, True
+        size, row = read(1)
+        while size >= 0:
+            if size == 0:
+                _wait(link)
+            elif is_first:
+                is_first = False
+                yield from _without_preamble(bytes(row))
+            elif size != len(_TRAILER):
                 yield row  # type: ignore[misc] # a view of the driver's memory
-            size, row = read(0)
+            size, row = read(1)
         is_done = size == -1 and _ended_well(link)
     finally:
         if not is_done:
@@ -86,13 +91,29 @@ def read_leaves(connection: psycopg.Connection, after: int, last: int) -> Iterat
         raise psycopg.OperationalError("the log could not be read to its end")
 
 
+def _wait(link: pq.abc.PGconn) -> None:
+    """Wait for the server to say more.
+
+    Not in libpq, which would hold up every other thread: a server whose database says nothing would stand
+    still with it. Raises `psycopg.OperationalError`.
+    """
+    waiting = select.poll()
+    waiting.register(link.socket, select.POLLIN)
+    if not waiting.poll(SILENCE_S * 1000):
+        raise psycopg.OperationalError("the server says nothing any more")
+    link.consume_input()
+
+
 def _begin(link: pq.abc.PGconn, after: int, last: int) -> None:
     statement = (
         f"COPY (SELECT {COLUMNS} FROM log WHERE position > {after:d} AND position <= {last:d}"
         " ORDER BY position) TO STDOUT (FORMAT binary)"
     )
-    result = link.exec_(statement.encode())
-    if result.status != pq.ExecStatus.COPY_OUT:
+    link.send_query(statement.encode())
+    while link.flush():  # more than the socket takes at once
+        time.sleep(0.001)
+    result = _result(link)
+    if result is None or result.status != pq.ExecStatus.COPY_OUT:
         raise psycopg.OperationalError("the log cannot be read")
 
 
@@ -104,8 +125,14 @@ def _without_preamble(first: bytes) -> Iterator[bytes]:
         yield row
 
 
+def _result(link: pq.abc.PGconn) -> pq.abc.PGresult | None:
+    while link.is_busy():
+        _wait(link)
+    return link.get_result()
+
+
 def _ended_well(link: pq.abc.PGconn) -> bool:
     is_well = True
-    while result := link.get_result():
+    while result := _result(link):
         is_well = is_well and result.status == pq.ExecStatus.COMMAND_OK
     return is_well

@@ -30,6 +30,7 @@ class Wire:
         self._formats = [pq.Format.BINARY] * len(types)
         self._conversion = Transformer(connection)
         self._is_prepared = False
+        self._watched: tuple[asyncio.AbstractEventLoop, int] | None = None
         self._last: PGresult | None = None
         self._answer: asyncio.Future[PGresult | None] | None = None
 
@@ -52,13 +53,13 @@ class Wire:
         loop, socket = asyncio.get_running_loop(), self._pgconn.socket
         self._last, self._answer = None, loop.create_future()
         loop.add_reader(socket, self._receive)
+        self._watched = loop, socket
         try:
             if self._pgconn.flush():  # more than the socket takes at once
                 loop.add_writer(socket, self._send, loop, socket)
             result = await self._answer
         finally:
-            loop.remove_reader(socket)
-            loop.remove_writer(socket)
+            self._unwatch()
         if result is None or result.status not in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
             raise psycopg.OperationalError if result is None else error_from_result(result, self._encoding)
         return result
@@ -87,5 +88,14 @@ class Wire:
             self._answer.set_result(result)
 
     def _fail(self, error: psycopg.Error) -> None:
+        # At once: libpq has closed the socket, and the next one that anybody opens has its number.
+        self._unwatch()
         if self._answer and not self._answer.done():
             self._answer.set_exception(error)
+
+    def _unwatch(self) -> None:
+        watched, self._watched = self._watched, None
+        if watched is not None:
+            loop, socket = watched
+            loop.remove_reader(socket)
+            loop.remove_writer(socket)

@@ -17,6 +17,7 @@ from infrastructure.audit.merkle import root_of
 from infrastructure.audit.notes import parsed
 from infrastructure.audit.sealer import Sealer
 from infrastructure.audit.signing import Signing
+from tests.integration.saves import CuttingProxy
 from tests.sealing import fill, rows_of, seal, sealed_checkpoints, signing_in, wait_until
 from tests.serving import ServerProcess, serving
 
@@ -36,6 +37,18 @@ def test_a_leaf_is_what_postgresql_copies(database_url: str) -> None:
         copied = [bytes(leaf) for leaf in read_leaves(connection, 3, 17)]
         assert copied == [encoded(row) for row in rows_of(database_url)[3:17]]
         assert list(read_leaves(connection, 20, 30)) == []
+
+
+async def test_whoever_waits_for_leaves_holds_up_nobody_else_in_the_process(database_url: str) -> None:
+    """The database is reached through this very loop: a reader that stopped it would wait for ever."""
+    fill(database_url, 20)
+
+    def read(url: str) -> int:
+        with psycopg.connect(url) as connection:
+            return len(list(read_leaves(connection, 0, 20)))
+
+    async with CuttingProxy(database_url) as proxy:
+        assert await asyncio.to_thread(read, proxy.url) == 20
 
 
 @pytest.mark.parametrize("steps", [[1], [255, 1, 1], [256], [3, 700, 2, 2], [513, 255]])
