@@ -13,10 +13,13 @@ from tests.serving import Client, serving
 
 
 def rows_of_kept(url: str) -> dict[str, list[Any]]:
-    """Return all rows of the conversation that stays, as they are stored, sealed bytes and all."""
+    """Return all rows of the conversation that stays, as they are stored, sealed bytes and all.
+
+    But for the words of its running turns, which go by themselves once they are in the log.
+    """
     statements = {
         table: f"SELECT to_jsonb(t) FROM {table} t WHERE position(%s in t::text) > 0 ORDER BY 1"
-        for table in ("log", "snapshots", "chunks", "turns", "keys.conversations", *TABLES)
+        for table in ("log", "snapshots", "turns", "keys.conversations", *TABLES)
     }
     found = {table: query(url, statement, "kept") for table, statement in statements.items()}
     return {table: rows for table, rows in found.items() if rows}
