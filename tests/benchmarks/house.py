@@ -9,6 +9,7 @@ import asyncio
 import socket
 import sys
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import uvloop
 
@@ -18,6 +19,7 @@ from api.server import Server, listen
 from api.settings import Settings
 from application.language_model import Finished, ModelChunk, ModelRequest, TextDelta
 from tests.benchmarks.texts import texts
+from tests.serving import MASTER_KEY, SIGNING_KEY
 
 DELTAS = 5
 
@@ -43,7 +45,12 @@ async def serve(settings: Settings, sock: socket.socket, url: str, size: int) ->
 
 
 def main(url: str, size: str, hosting: str = "") -> None:
-    settings = Settings(_env_file=None, database_url=url, port=0, projections=hosting == "projections")
+    given: dict[str, Any] = {
+        "master_key": MASTER_KEY,
+        "signing_key": SIGNING_KEY,
+        "projections": hosting == "projections",
+    }
+    settings = Settings(_env_file=None, database_url=url, port=0, **given)
     log_output.configure(settings.log_level)
     sock = listen(settings.host, settings.port)
     print(sock.getsockname()[1], flush=True)

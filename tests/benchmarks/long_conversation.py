@@ -23,6 +23,7 @@ import psycopg
 
 from infrastructure.postgres import schema
 from infrastructure.postgres.embedded import EmbeddedPostgres
+from infrastructure.postgres.key_store import KeyStore
 from infrastructure.postgres.log import PostgresLog
 from infrastructure.postgres.mapper import MinutesMapper
 from infrastructure.postgres.pool import open_pool
@@ -30,6 +31,7 @@ from tests.benchmarks.processes import PEERS_PYTHON, found_by, served
 from tests.benchmarks.stored import growth, stored_bytes
 from tests.benchmarks.talkers import connected, request
 from tests.benchmarks.texts import texts
+from tests.opened import vault
 
 SAID, ANSWER = 200, 600  # bytes
 WARM_UP = 150
@@ -54,7 +56,7 @@ async def talked(port: int, turns: int) -> list[float]:
 async def loaded(url: str, turns: int) -> float:
     """Read the newest conversation whole, event by event; returns the seconds it took."""
     async with open_pool(url) as pool:
-        log = PostgresLog(pool, MinutesMapper().to_logged)
+        log = PostgresLog(pool, MinutesMapper().to_logged, KeyStore(pool, vault()))
         head = await log.head()
         started = time.perf_counter()
         events = await log.read(head - 3 * turns - 1, head)
