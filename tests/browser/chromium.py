@@ -192,7 +192,7 @@ def chromium(folder: Path) -> Iterator[Browser]:
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait(60)
+        process.wait(10)
 
 
 def _address(folder: Path, process: subprocess.Popen[bytes]) -> str:

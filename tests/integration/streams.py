@@ -170,7 +170,7 @@ async def status_of(server: Serving, turn_id: str) -> dict[str, Any]:
     return dict(response.json())
 
 
-async def until(true: Callable[[], Any], seconds: float = 30.0) -> None:
+async def until(true: Callable[[], Any], seconds: float = 10.0) -> None:
     """Wait until something is so; fails the test when it does not become so."""
     async with asyncio.timeout(seconds):
         while not true():  # noqa: ASYNC110 (what is waited for has no event)

@@ -126,7 +126,7 @@ async def test_a_statement_timeout_is_answered_at_once_and_stores_nothing(databa
             started = time.monotonic()
             with pytest.raises(StoreUnavailableError):
                 await appender.append(save())
-            assert time.monotonic() - started < 8
+            assert time.monotonic() - started < 2
         assert positions(database_url) == [1]
         await appender.append(save())
 
@@ -152,7 +152,7 @@ async def test_a_server_that_is_not_there_yet_is_waited_for_and_then_unavailable
         outcomes = await asyncio.gather(
             *(appender.append(save(stream)) for _ in range(5)), return_exceptions=True
         )
-        assert 0.5 < time.monotonic() - started < 20
+        assert 0.5 < time.monotonic() - started < 4
     assert [type(outcome) for outcome in outcomes] == [StoreUnavailableError] * 5
 
 

@@ -119,7 +119,7 @@ def test_a_second_signal_does_not_wait_and_still_leaves_in_order(server_folder: 
             assert server._process.poll() is None
             server._process.send_signal(signal.SIGINT)
             assert "event: turn.failed" in list(lines)
-        assert server._process.wait(60) == 0
+        assert server._process.wait(10) == 0
     assert servers_over(server_folder) == []
 
 

@@ -49,7 +49,7 @@ def erasing(folder: Path, url: str) -> Iterator[None]:
             assert process.poll() is None, "it was to be killed before its end"
         finally:
             process.kill()
-            process.wait(60)
+            process.wait(10)
 
 
 def stored(url: str) -> list[Any]:

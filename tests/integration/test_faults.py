@@ -37,7 +37,7 @@ async def retry(client: Client, turn_id: str) -> list[SseFrame]:
 
 async def retry_when_free(client: Client, turn_id: str) -> list[SseFrame]:
     """Retry as soon as the lease of a turn whose end nobody could store has run out."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(10):
         while not (frames := await retry(client, turn_id)):  # noqa: ASYNC110 (the database has no event)
             await asyncio.sleep(0.1)
         return frames

@@ -188,7 +188,7 @@ async def test_deltas_faster_than_anybody_reads_are_joined_and_everything_else_g
 
 
 async def until_no_chunks(database_url: str) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(10):
         while await rows(database_url, "SELECT FROM chunks"):  # noqa: ASYNC110 (it is in the database)
             await asyncio.sleep(0.05)
 

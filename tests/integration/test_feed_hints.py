@@ -89,7 +89,7 @@ async def test_the_hint_is_heard_where_nothing_suppresses_it(database_url: str) 
     listening = asyncio.create_task(hints_heard(database_url, heard))
     async with serving(database_url) as server:
         await server.client.say("hello", conversation_id="c")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(5):
             while not heard:  # noqa: ASYNC110 (what is waited for comes from the database)
                 await asyncio.sleep(0.02)
     listening.cancel()
@@ -237,7 +237,7 @@ async def test_a_reader_that_takes_nothing_is_dropped(
 async def test_a_feed_beats_while_nothing_happens(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "HEARTBEAT_S", 0.1)
     async with serving(database_url) as server, server.client.http.stream("GET", "/v1/feed") as response:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(5):
             lines = response.aiter_lines()
             said = [line for line in [await anext(lines) for _ in range(6)] if line]
     assert said == [": still here"] * 3

@@ -29,7 +29,7 @@ async def test_ready_says_when_the_database_is_gone_and_recovers_by_itself(serve
                 postgres.stop()
                 began = time.monotonic()
                 gone = await http.get("/health/ready")
-                assert time.monotonic() - began < 10
+                assert time.monotonic() - began < 3
                 assert gone.status_code == 503
                 assert gone.json() | {"status": "unavailable", "database": "unavailable"} == gone.json()
                 assert (await http.get("/health/live")).status_code == 200
@@ -51,7 +51,7 @@ async def test_a_database_that_is_frozen_is_not_waited_for(server_folder: Path) 
                     for _ in range(3):
                         began = time.monotonic()
                         assert not await _is_ready(http)
-                        assert time.monotonic() - began < 10
+                        assert time.monotonic() - began < 3.5
                     assert (await http.get("/health/live")).status_code == 200
                 finally:
                     _signal_all(frozen, signal.SIGCONT)

@@ -173,7 +173,7 @@ async def test_silence_is_a_timeout(pieces: list[Piece]) -> None:
     with pytest.raises(errors.ModelTimeoutError):
         await answer(says(*pieces), timeout_s=0.3)
 
-    assert asyncio.get_running_loop().time() - started < 20
+    assert asyncio.get_running_loop().time() - started < 3
 
 
 async def test_a_slow_answer_and_a_slow_reader_are_no_timeout() -> None:

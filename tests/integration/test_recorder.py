@@ -106,7 +106,7 @@ def test_a_projection_of_the_library_follows_the_log(env: dict[str, str]) -> Non
         runner.app.save(dog)
         dog.add_trick("roll over")
         (recording,) = runner.app.save(dog)
-        runner.wait(recording.notification.id, timeout=60)
+        runner.wait(recording.notification.id, timeout=5)
     assert SEEN == ["Dog.Registered", "Dog.TrickAdded"]
 
 

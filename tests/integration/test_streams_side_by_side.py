@@ -103,7 +103,7 @@ async def test_a_result_waits_no_longer_than_it_may(database_url: str) -> None:
         )
         took = time.monotonic() - before
         assert {problem["turn_id"] for problem in told} == {"t-2"}
-        assert seconds <= took < seconds + 10
+        assert seconds <= took < seconds + 2
         gate.opened.set()
         await running
         assert len(await turns_of(database_url)) == 2
@@ -124,7 +124,7 @@ async def test_every_other_message_is_refused_at_once_and_told_which_turn_runs(d
         for message in messages:
             problem = await refused(server.client, message, "turn_in_progress", **ADA)
             assert (problem["status"], problem["turn_id"], problem["retryable"]) == (409, "t-1", True)
-        assert time.monotonic() - before < 25
+        assert time.monotonic() - before < 5
         gate.opened.set()
         await running
         assert await turns_of(database_url) == [("t-1", "committed")]

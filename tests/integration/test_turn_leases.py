@@ -92,7 +92,7 @@ async def test_a_turn_whose_commit_is_in_flight_is_neither_lost_nor_waited_for(
     await accepted(turns)
     async with pool.connection() as connection, connection.transaction():
         await connection.execute("UPDATE turns SET state = 'committed' WHERE id = 't1'")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(2):
             assert (await turns.renew(["t1"])).lost == frozenset()
 
 
@@ -101,7 +101,7 @@ async def test_the_sweep_leaves_a_commit_in_flight_alone(turns: Turns, pool: Poo
     await expire(pool, "t1")
     async with pool.connection() as connection, connection.transaction():
         await connection.execute("UPDATE turns SET state = 'committed' WHERE id = 't1'")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(2):
             assert await turns.sweep() == []
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-async def eventually(true: Callable[[], Any], seconds: float = 60.0) -> None:
+async def eventually(true: Callable[[], Any], seconds: float = 15.0) -> None:
     """Wait until the awaitable that `true` makes is true."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not await true():

@@ -78,7 +78,7 @@ async def mirrored(there: Elsewhere) -> AsyncIterator[Mirrors]:
 
 
 async def watched(mirrors: Mirrors, row: TurnRow) -> list[Frame]:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(5):
         return [one async for batch in mirrors.watch(row, 0) for one in batch]
 
 
@@ -144,6 +144,6 @@ async def test_mirroring_ends_when_it_is_cancelled_at_the_moment_of_a_hint() -> 
         for _ in range(rounds):
             await asyncio.sleep(0)
         looking.cancel()
-        done, _ = await asyncio.wait({looking}, timeout=30)
+        done, _ = await asyncio.wait({looking}, timeout=1)
         looking.cancel()  # should the first one have been lost
         assert done, f"cancelled {rounds} rounds of the loop after the hint"
