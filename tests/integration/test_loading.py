@@ -137,12 +137,10 @@ async def test_a_long_conversation_loads_within_three_times_a_short_one(store: S
     await _go_on(store, "long", 49)  # as far from its snapshot as it ever gets
     await execute(store.pool, "ANALYZE log")
     took = {"short": 1e9, "long": 1e9}
-    for _ in range(10):  # other work can only make the best of one of them worse: then both are tried again
+    for _ in range(5):  # in turns: what else the machine does meets both
         for conversation, best in took.items():
             took[conversation] = min(best, await _best_load_s(store, conversation))
-        if took["long"] < 3 * took["short"]:
-            return
-    pytest.fail(f"a long conversation takes too long: {took}")
+    assert took["long"] < 3 * took["short"], took
 
 
 async def _long_conversation(store: Store, conversation: str, length: int) -> None:
