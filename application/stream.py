@@ -98,9 +98,8 @@ class TurnStream:
         while not self.is_over and (
             len(self._frames) > limits.chunk_log_frames or self._bytes > limits.chunk_log_bytes
         ):
-            oldest = (
-                len(self._frames) // 8 + 1
-            )  # several at once: taking from the front of a list moves the rest
+            # Several at once: taking from the front of a list moves the rest.
+            oldest = len(self._frames) // 8 + 1
             self._bytes -= sum(_size(one.body) for one in self._frames[:oldest])
             del self._frames[:oldest]
 
