@@ -11,9 +11,11 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from domain.errors import ConversationErasedError, MinutebookError
+from infrastructure.packing import packed, unpacked
 
 KEY_BYTES: Final = 32
-# What is sealed begins with this byte, which no JSON begins with: one byte, 12 of nonce, the ciphertext.
+# What is sealed begins with this byte, which no JSON begins with: one byte, 12 of nonce, the ciphertext of
+# what `packing` makes of the data.
 SEALED: Final = b"\x01"
 ERASED_DATA: Final = b'{"erased":true}'
 _NONCE: Final = 12
@@ -46,19 +48,19 @@ class DataKey:
         self._aead = AESGCM(key)
 
     def seal(self, data: bytes, about: bytes) -> bytes:
-        """Seal the data; it opens only together with the same `about`."""
+        """Pack and seal the data; it opens only together with the same `about`."""
         nonce = _nonce()
-        return SEALED + nonce + self._aead.encrypt(nonce, data, about)
+        return SEALED + nonce + self._aead.encrypt(nonce, packed(data), about)
 
     def open(self, sealed: bytes, about: bytes) -> bytes:
-        """Return what was sealed; what was never sealed is returned as it is.
+        """Return what was sealed, unpacked; what was never sealed is returned as it is.
 
         Raises `StoredDataError` where a bit of it, of `about` or of the key is another.
         """
         if not sealed.startswith(SEALED):
             return sealed
         try:
-            return self._aead.decrypt(sealed[1 : 1 + _NONCE], sealed[1 + _NONCE :], about)
+            return unpacked(self._aead.decrypt(sealed[1 : 1 + _NONCE], sealed[1 + _NONCE :], about))
         except (InvalidTag, ValueError):
             where = about.decode(errors="replace").replace("\n", " ")
             raise StoredDataError(reason=f"{where} is not what was sealed, or not with this key") from None

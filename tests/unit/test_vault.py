@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.errors import ConversationErasedError
+from infrastructure.packing import packed
 from infrastructure.postgres.batch import NewEvent
 from infrastructure.postgres.sealing import sealed
 from infrastructure.vault import ERASED, SEALED, DataKey, NoKey, Nonces, StoredDataError, Vault, about_event
@@ -26,7 +27,7 @@ def test_what_was_sealed_opens_as_it_was(data: bytes) -> None:
     one = key()
     secret = one.seal(data, ABOUT)
     assert secret.startswith(SEALED)
-    assert len(secret) == 1 + 12 + len(data) + 16
+    assert len(secret) == 1 + 12 + len(packed(data)) + 16
     assert one.open(secret, ABOUT) == data
 
 
