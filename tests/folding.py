@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from application.ports import LoggedEvent
 from domain.conversation import Conversation
 from infrastructure.postgres.batch import NewEvent
-from infrastructure.postgres.log import Row as LogRow
 from infrastructure.postgres.mapper import MinutesMapper
+from infrastructure.postgres.rows import Row as LogRow
 from infrastructure.projections.read_model import ReadModel, Row, RowKey, Rows, Table
 from tests.projecting import happened, woven
 from tests.unit.commands import TASKS, Command, histories

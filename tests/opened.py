@@ -6,7 +6,7 @@ import psycopg
 from psycopg.rows import class_row
 
 from infrastructure.postgres.key_store import keys_of, opened
-from infrastructure.postgres.log import Row
+from infrastructure.postgres.rows import Row
 from infrastructure.vault import Vault
 from tests.serving import MASTER_KEY
 

@@ -9,8 +9,8 @@ from typing import Final, Protocol
 
 from application.exporting import Format
 from infrastructure.exports.told import Told
-from infrastructure.postgres.log import Row
 from infrastructure.postgres.mapper import PlainJson
+from infrastructure.postgres.rows import Row
 
 COLUMNS: Final = (
     "position", "recorded_at", "stream", "version", "type", "conversation", "turn", "actor", "data",

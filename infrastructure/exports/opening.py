@@ -11,8 +11,8 @@ from application.ports import LoggedEvent
 from infrastructure.exports.told import Decode
 from infrastructure.postgres import key_store
 from infrastructure.postgres.connections import arguments
-from infrastructure.postgres.log import Row
 from infrastructure.postgres.mapper import MinutesMapper
+from infrastructure.postgres.rows import CANNOT_BE_READ, Row
 from infrastructure.vault import Key, NoKey, StoredDataError, Vault
 
 _mapper = MinutesMapper()
@@ -26,7 +26,7 @@ def read_events(rows: Sequence[Row], keys: Mapping[str, Key]) -> list[LoggedEven
 def _read(row: Row, keys: Mapping[str, Key]) -> LoggedEvent | None:
     try:
         return _mapper.to_logged(key_store.opened(row, keys))
-    except (StoredDataError, ValueError, LookupError, TypeError, AttributeError):
+    except CANNOT_BE_READ:
         return None
 
 

@@ -13,8 +13,8 @@ from infrastructure.exports.opening import Opener, conversations_of, read_events
 from infrastructure.exports.restoring import OnEvents, is_export, restore
 from infrastructure.exports.told import told
 from infrastructure.postgres.key_store import KeyStore
-from infrastructure.postgres.log import Row
 from infrastructure.postgres.pool import Pool, store_errors
+from infrastructure.postgres.rows import Row
 from infrastructure.vault import Key, Vault
 
 __all__ = ["Exports", "check_export", "is_export", "prove_export", "restore_export", "write_export"]

@@ -12,8 +12,8 @@ from psycopg.rows import class_row
 
 from application.exporting import ExportError, Selection
 from infrastructure.postgres.connections import arguments
-from infrastructure.postgres.log import Row
 from infrastructure.postgres.pool import Pool, store_errors
+from infrastructure.postgres.rows import Row
 
 _COLUMNS: Final = sql.SQL("position, stream, version, type, conversation, turn, actor, recorded_at, data")
 TYPES: Final = ("int8", "text", "int4", "text", "text", "text", "text", "timestamptz", "bytea")

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from application.ports import LoggedEvent
-from infrastructure.postgres.log import Row
 from infrastructure.postgres.mapper import PlainJson
+from infrastructure.postgres.rows import Row
 
 Decode = Callable[[Sequence[Row]], Sequence[LoggedEvent | None]]  # None: it cannot be read
 # What cannot be read any more is exported all the same: an export tells what is there.

@@ -1,7 +1,7 @@
 """The log, searched: whatever the filters, a page is a short walk along one index."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -17,8 +17,8 @@ from application.errors import TurnNotFoundError
 from application.ports import LoggedEvent, TurnRow
 from application.queries import Answer
 from infrastructure.postgres.audit_walk import Bounds, Walk, walk_of
-from infrastructure.postgres.log import Opening, Row
 from infrastructure.postgres.pool import Pool, store_errors
+from infrastructure.postgres.rows import Decode, Opening, Row, shown
 from infrastructure.postgres.turns import PostgresTurns
 from infrastructure.vault import DataKey
 
@@ -65,7 +65,7 @@ class PostgresAudit:
     def __init__(
         self,
         pool: Pool,
-        decode: Callable[[Row], LoggedEvent],
+        decode: Decode,
         keys: Opening,
         payloads: DataKey | None = None,
     ) -> None:
@@ -96,7 +96,7 @@ class PostgresAudit:
         while wanted:
             async with self.by_index() as connection:
                 rows = await _rows(connection, wanted, newest_first=False)
-            found |= {row.position: self._decode(row) for row in await self._keys.opened(rows)}
+            found |= {one.position: one for one in await shown(rows, self._decode, self._keys)}
             wanted = [position for position in wanted if rows and position > rows[-1].position]
         return found
 
@@ -141,7 +141,7 @@ class PostgresAudit:
         steps = await walk.steps(connection, limit, deadline)
         rows = await _rows(connection, steps.positions, wanted.newest_first)
         cut = len(rows) < len(steps.positions)  # they are large: the rest comes with the next page
-        events = [self._decode(row) for row in await self._keys.opened(rows)]
+        events = await shown(rows, self._decode, self._keys)
         return EventPage(events, rows[-1].position if cut else steps.next)
 
     async def _search(

@@ -8,8 +8,8 @@ import psycopg
 
 from infrastructure.postgres import sealing
 from infrastructure.postgres.connections import arguments
-from infrastructure.postgres.log import Row
 from infrastructure.postgres.pool import Pool, store_errors
+from infrastructure.postgres.rows import Row
 from infrastructure.vault import SEALED, Key, NoKey, StoredDataError, Vault
 
 _KEYS: Final = "SELECT conversation, wrapped FROM keys.conversations WHERE conversation = ANY(%s)"

@@ -1,14 +1,12 @@
 """The log, read."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Protocol
+from collections.abc import AsyncIterator, Sequence
 
 from psycopg.rows import class_row
 
 from application.ports import LoggedEvent
 from infrastructure.postgres.pool import Pool, store_errors
+from infrastructure.postgres.rows import Decode, Opening, Row, shown
 
 _COLUMNS = "position, stream, version, type, conversation, turn, actor, recorded_at, data"
 _RANGE = f"SELECT {_COLUMNS} FROM log WHERE position BETWEEN %b AND %b ORDER BY position"
@@ -28,42 +26,20 @@ _OWNER = "SELECT actor FROM log WHERE stream = %s AND version = 1"
 _NEWEST_VERSION = 2**31 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One event as it is stored, byte for byte."""
-
-    position: int
-    stream: str
-    version: int
-    type: str
-    conversation: str
-    turn: str
-    actor: str
-    recorded_at: datetime
-    data: bytes
-
-
-class Opening(Protocol):
-    """What opens sealed rows."""
-
-    async def opened(self, rows: Sequence[Row]) -> Sequence[Row]:
-        """Return the rows with their data as it was before it was sealed."""
-
-
 class PostgresLog:
     """Reads the log; every read is one statement on a connection held no longer than that.
 
     All methods raise `StoreUnavailableError` when the database does not answer.
     """
 
-    def __init__(self, pool: Pool, decode: Callable[[Row], LoggedEvent], keys: Opening | None = None) -> None:
+    def __init__(self, pool: Pool, decode: Decode, keys: Opening | None = None) -> None:
         self._pool = pool
         self._decode = decode
         self._keys = keys
 
     async def read(self, first: int, last: int) -> Sequence[LoggedEvent]:
         """Return the events with positions from `first` to `last`, both included, in order."""
-        return [self._decode(row) for row in await self._opened(await self.rows(first, last))]
+        return await shown(await self.rows(first, last), self._decode, self._keys)
 
     async def head(self) -> int:
         """Return the position of the newest event, 0 for an empty log."""
@@ -90,7 +66,7 @@ class PostgresLog:
             query, values = _AFTER_OF_OWNER, (position, window, f"user:{owner}", limit)
             if window >= await self.head():
                 window = None
-        events = [self._decode(row) for row in await self._opened(await self._fetch(query, values))]
+        events = await shown(await self._fetch(query, values), self._decode, self._keys)
         return events, events[-1].position if len(events) == limit else window
 
     async def owner_of(self, conversation_id: str) -> str | None:

@@ -12,7 +12,7 @@ from eventsourcing.utils import get_topic, resolve_topic
 from application.ports import LoggedEvent
 from domain.aggregate import MinuteEvent, MinuteStarted
 from infrastructure.postgres.batch import NewEvent
-from infrastructure.postgres.log import Row
+from infrastructure.postgres.rows import Row
 from infrastructure.vault import ERASED_DATA
 
 # What every event carries in a column of the log (or, the aggregate's topic, in its stream's prefix).

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from infrastructure.postgres.batch import NewEvent, Snapshot
-from infrastructure.postgres.log import Row
+from infrastructure.postgres.rows import Row
 from infrastructure.vault import DataKey, Key, about_event, about_snapshot
 
 

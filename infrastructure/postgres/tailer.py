@@ -8,12 +8,11 @@ import structlog
 from psycopg.rows import class_row
 
 from application.live import LiveFeed
-from application.ports import LoggedEvent
 from domain.conversation import Conversation
 from infrastructure.postgres.chunks import CHUNKS_CHANNEL
 from infrastructure.postgres.connections import arguments
-from infrastructure.postgres.log import Opening, Row
 from infrastructure.postgres.notifier import CHANNEL
+from infrastructure.postgres.rows import Decode, Opening, Row, shown
 
 PAGE = 1000
 _PAGE = (
@@ -44,7 +43,7 @@ class Tailer:
     def __init__(
         self,
         conninfo: str,
-        decode: Callable[[Row], LoggedEvent],
+        decode: Decode,
         live: LiveFeed,
         on_chunks: Callable[[], None],
         poll_s: float = 0.2,
@@ -115,8 +114,7 @@ class Tailer:
             for row in rows:
                 if row.type == ERASED:
                     self._on_erased(row.conversation)
-            opened = await self._keys.opened(rows) if self._keys else rows
-            await self._live.publish([self._decode(row) for row in opened])
+            await self._live.publish(await shown(rows, self._decode, self._keys))
             self.position = rows[-1].position
         return len(rows)
 

@@ -13,10 +13,11 @@ from infrastructure.postgres.appender import Appender, NewEvent, Save, Snapshot,
 from infrastructure.postgres.batch import NewKey
 from infrastructure.postgres.key_store import KeyStore
 from infrastructure.postgres.loading import Loader, RawRow
-from infrastructure.postgres.log import PostgresLog, Row
+from infrastructure.postgres.log import PostgresLog
 from infrastructure.postgres.mapper import MinutesMapper
 from infrastructure.postgres.pool import Pool
 from infrastructure.postgres.recent import RecentEvents
+from infrastructure.postgres.rows import Row
 from infrastructure.postgres.sealing import opened, opened_snapshot, sealed, sealed_snapshot
 from infrastructure.vault import DataKey, ErasedKey, NoKey
 

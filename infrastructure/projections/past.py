@@ -10,9 +10,9 @@ from application.past import Past, past_of
 from application.queries import Entry
 from domain.aggregate import SignedAggregate
 from domain.errors import ConversationErasedError
-from infrastructure.postgres.log import Opening, Row
 from infrastructure.postgres.mapper import MinutesMapper
 from infrastructure.postgres.pool import Pool, store_errors
+from infrastructure.postgres.rows import Opening, Row
 from infrastructure.projections.read_model import Rows
 from infrastructure.projections.transcript import ENTRIES, Transcript
 from infrastructure.projections.transcript_queries import entry_of

@@ -13,8 +13,8 @@ from psycopg import capabilities, sql
 
 from application.ports import LoggedEvent
 from infrastructure.postgres.key_store import keys_of
-from infrastructure.postgres.log import Row
 from infrastructure.postgres.mapper import MinutesMapper
+from infrastructure.postgres.rows import Row
 from infrastructure.projections.values import ERASURE
 from infrastructure.vault import ERASED, SEALED, Key, Vault, about_event
 

@@ -16,8 +16,8 @@ from eventsourcing.utils import get_topic, resolve_topic
 from domain.agent import Agent
 from domain.aggregate import MinuteEvent
 from domain.conversation import Conversation
-from infrastructure.postgres.log import Row
 from infrastructure.postgres.mapper import MinutesMapper, PlainJson, field_names, stored_fields
+from infrastructure.postgres.rows import Row
 
 DUMP = Path(__file__).with_name("frozen_events.jsonl")
 LINES: list[dict[str, Any]] = [json.loads(line) for line in DUMP.read_text("utf-8").splitlines()]

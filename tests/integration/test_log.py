@@ -8,8 +8,9 @@ import pytest
 
 from application.errors import StoreUnavailableError
 from application.ports import LoggedEvent
-from infrastructure.postgres.log import PostgresLog, Row
+from infrastructure.postgres.log import PostgresLog
 from infrastructure.postgres.pool import create_pool, open_pool
+from infrastructure.postgres.rows import Row
 from tests.integration.saves import appending, new_stream, query, save
 
 

@@ -12,8 +12,8 @@ from domain.agent import Agent
 from domain.aggregate import By, MinuteEvent
 from domain.conversation import Conversation
 from infrastructure.postgres.batch import NewEvent
-from infrastructure.postgres.log import Row
 from infrastructure.postgres.mapper import MinutesMapper, PlainJson
+from infrastructure.postgres.rows import Row
 
 BY = By("user:ada", "t1")
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 
 from application.ports import LoggedEvent
 from infrastructure.postgres.batch import NewEvent
-from infrastructure.postgres.log import Row as LogRow
+from infrastructure.postgres.rows import Row as LogRow
 from infrastructure.projections.agent_activity import ON, OVER, AgentActivity
 from infrastructure.projections.conversation_list import CONVERSATIONS, ConversationList
 from infrastructure.projections.pending_approvals import APPROVALS, PendingApprovals

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from infrastructure.postgres.log import Row as LogRow
 from infrastructure.postgres.mapper import PlainJson
+from infrastructure.postgres.rows import Row as LogRow
 from infrastructure.projections.read_model import Rows
 from infrastructure.projections.reading import StoredEvent
 from infrastructure.projections.splicing import answered_call, message_of, request_of, result_of
