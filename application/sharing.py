@@ -63,10 +63,10 @@ class Sharer:
         streams = {stream.row.turn_id: stream for stream in self._streams()}
         fresh = [chunk for stream in streams.values() if (chunk := self._fresh(stream))]
         ended = [turn_id for turn_id in self._shared if turn_id not in streams]
-        for turn_id in ended:
-            del self._shared[turn_id]
         if fresh or ended:
             await self._chunks.keep(fresh, ended)
+        for turn_id in ended:
+            del self._shared[turn_id]
 
     def _fresh(self, stream: TurnStream) -> Chunk | None:
         row = stream.row
@@ -90,7 +90,8 @@ class Mirrors:
         self._streams: dict[str, TurnStream] = {}
         self._watchers: dict[str, int] = {}
         self._woken = asyncio.Event()
-        self._mark = 0
+        # Up to where chunks were read; None while they are being read, and after that has failed.
+        self._mark: int | None = 0
 
     def wake(self) -> None:
         """Look soon: there is a hint that another process has shared something."""
@@ -129,7 +130,10 @@ class Mirrors:
         conversations = self._live.conversations
         if not (conversations or self._streams):
             return
-        chunks, self._mark = await self._chunks.read(list(self._streams), conversations, self._mark)
+        after, self._mark = self._mark, None
+        chunks, mark = await self._chunks.read(list(self._streams), conversations, after or 0)
+        if self._mark is None:  # nobody came meanwhile who wants it all
+            self._mark = mark
         for chunk in await self._current(chunks):
             self._relay(chunk)
         await self._end_those_over(list(self._streams.values()))
@@ -143,11 +147,15 @@ class Mirrors:
                 await self._end_if_over(stream, rows.get(stream.row.turn_id))
 
     async def _current(self, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
-        """Leave out what attempts said that died since; nobody was there to forget their chunks."""
+        """Leave out what is over: chunks stay a little longer than their turns, or long where a node died."""
         fresh = {chunk.turn_id for chunk in chunks if chunk.turn_id not in self._streams}
         rows = await self._turns.rows(list(fresh)) if fresh else ()
-        attempts = {row.turn_id: row.attempt + (row.state == "abandoned") for row in rows}
-        return [chunk for chunk in chunks if chunk.attempt >= attempts.get(chunk.turn_id, 0)]
+        running = {row.turn_id: row.attempt for row in rows if row.state == "running"}
+        return [
+            chunk
+            for chunk in chunks
+            if chunk.turn_id not in fresh or chunk.attempt == running.get(chunk.turn_id)
+        ]
 
     def _relay(self, chunk: Chunk) -> None:
         stream = self._streams.get(chunk.turn_id)

@@ -1,17 +1,20 @@
 """A turn that runs elsewhere is watched here up to its one end, whatever happens meanwhile."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
+import pytest
+
 from application.errors import StoreUnavailableError
 from application.frames import COMMITTED, DELTA, FAILED, Frame, frame
-from application.live import LiveFeed
+from application.live import FeedItem, LiveFeed
 from application.ports import Limits, TurnRow
-from application.sharing import Chunk, Mirrors
+from application.sharing import Chunk, Mirrors, Sharer
+from application.stream import TurnStream
 
 FIRST = TurnRow(
     turn_id="t-1",
@@ -38,6 +41,9 @@ class Elsewhere:
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.chunks: list[Chunk] = []
+        self.marks: list[int] = []  # after which chunks were looked for
+        self.may_read = asyncio.Event()
+        self.may_read.set()
         self.failing_reads = 0
 
     def says(self, row: TurnRow, text: str) -> None:
@@ -56,18 +62,24 @@ class Elsewhere:
 
     async def read(self, *asked: Any) -> Any:
         if len(asked) == 3:  # chunks: which turns, which conversations, after which mark
-            taken, self.chunks = self.chunks, []
-            return taken, asked[2]
+            self.marks.append(asked[2])
+            await self.may_read.wait()
+            return list(self.chunks), asked[2] + 1  # they stay: nobody may be left to clear them
         if self.failing_reads:  # the log: from one position to another
             self.failing_reads -= 1
             raise StoreUnavailableError
         return []
 
+    async def look(self, times: int) -> None:
+        """Let the chunks be looked for so many times more."""
+        until = len(self.marks) + times
+        await happens(lambda: len(self.marks) >= until)
+
 
 @asynccontextmanager
-async def mirrored(there: Elsewhere) -> AsyncIterator[Mirrors]:
+async def mirrored(there: Elsewhere, live: LiveFeed | None = None) -> AsyncIterator[Mirrors]:
     store = cast("Any", there)
-    mirrors = Mirrors(store, store, store, LiveFeed(store), Limits())
+    mirrors = Mirrors(store, store, store, live or LiveFeed(store), Limits())
     looking = asyncio.create_task(mirrors.run())
     try:
         yield mirrors
@@ -75,6 +87,12 @@ async def mirrored(there: Elsewhere) -> AsyncIterator[Mirrors]:
         looking.cancel()
         with suppress(asyncio.CancelledError):
             await looking
+
+
+async def happens(what: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not what():  # noqa: ASYNC110 (what is looked at is no event)
+            await asyncio.sleep(0.01)
 
 
 async def watched(mirrors: Mirrors, row: TurnRow) -> list[Frame]:
@@ -147,3 +165,65 @@ async def test_mirroring_ends_when_it_is_cancelled_at_the_moment_of_a_hint() -> 
         done, _ = await asyncio.wait({looking}, timeout=1)
         looking.cancel()  # should the first one have been lost
         assert done, f"cancelled {rounds} rounds of the loop after the hint"
+
+
+@pytest.mark.parametrize("state", ["committed", "failed", "abandoned"])
+async def test_a_feed_is_told_once_what_was_said_although_its_chunks_stay(state: str) -> None:
+    there, said = Elsewhere(), list[FeedItem]()
+    live = LiveFeed(cast("Any", there))
+
+    async def follow() -> None:
+        async for items in live.watch(0, conversation_id="c-1"):
+            said.extend(items)
+
+    async with mirrored(there, live):
+        following = asyncio.create_task(follow())
+        there.says(FIRST, "so far")
+        await there.look(3)
+        there.row = replace(FIRST, state=cast("Any", state), first_position=1, last_position=1)
+        await there.look(5)
+        following.cancel()
+    end = [] if state == "committed" else [FAILED]
+    assert [one.type for one in said] == [DELTA, *end]
+
+
+async def test_who_comes_while_chunks_are_being_read_gets_all_that_was_said_before() -> None:
+    there, other = Elsewhere(), replace(FIRST, turn_id="t-2", conversation_id="c-2")
+    there.others = [other]
+    async with mirrored(there) as mirrors:
+        watching = asyncio.create_task(watched(mirrors, FIRST))
+        await there.look(3)
+        there.may_read.clear()
+        await there.look(1)
+        watching_other = asyncio.create_task(watched(mirrors, other))
+        await asyncio.sleep(0)
+        there.may_read.set()
+        await there.look(1)
+        assert there.marks[-1] == 0
+        assert there.marks[-2] > 0
+        for one in (watching, watching_other):
+            one.cancel()
+
+
+class Flaky:
+    """A place for chunks that is away once."""
+
+    def __init__(self) -> None:
+        self.ended: list[Sequence[str]] = []
+
+    async def keep(self, _: Sequence[Chunk], ended: Sequence[str]) -> None:
+        self.ended.append(ended)
+        if ended and len(self.ended) == 2:
+            raise StoreUnavailableError
+
+
+async def test_chunks_of_a_turn_that_is_over_are_cleared_although_the_store_was_away() -> None:
+    chunks, stream = Flaky(), TurnStream(FIRST, Limits())
+    running = [stream]
+    sharing = asyncio.create_task(Sharer(cast("Any", chunks), lambda: running).run())
+    stream.say(DELTA, text="so far")
+    await happens(lambda: chunks.ended)
+    running.clear()
+    await happens(lambda: len(chunks.ended) == 3)
+    sharing.cancel()
+    assert chunks.ended == [[], ["t-1"], ["t-1"]]
