@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from api.bootstrap.audit import open_audit
 from api.bootstrap.database import database
@@ -22,7 +23,6 @@ audit = typer.Typer(
     epilog="Start with `minutebook audit events --order desc`, then `minutebook audit show POSITION`.",
 )
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for scripts.")]
-Text = Annotated[str | None, typer.Option()]
 Limit = Annotated[int | None, typer.Option(min=1, help="How many at most; 50 for a table, all for --json.")]
 FOR_PEOPLE = 50
 
@@ -95,7 +95,7 @@ async def _print_table(pages: AsyncIterator[Answer[EventPage]], wanted: EventFil
             count, last = count + 1, event.position
             when = event.recorded_at.isoformat(timespec="seconds")
             kind, what = event.type.partition(".")[2], brief(event.data)
-            table.add_row(str(event.position), when, event.actor, event.conversation_id, kind, what)
+            add_to(table, event.position, when, event.actor, event.conversation_id, kind, what)
     Console().print(table)
     if count == limit:
         print(f"There may be more: {'--before' if wanted.newest_first else '--after'} {last}")
@@ -111,11 +111,18 @@ def table_of(*names: str) -> Table:
     return table
 
 
+def add_to(table: Table, *cells: object) -> None:
+    """Add a row, letter by letter as it is: nothing in it is markup, or a command to the terminal."""
+    table.add_row(*(Text(_plain(str(cell))) for cell in cells))
+
+
 def brief(value: Any) -> str:
     """Return a value as one short line that no terminal takes for a command."""
-    text = json.dumps(value, ensure_ascii=False)
-    plain = "".join(one if one.isprintable() else " " for one in text[:400])
-    return plain.replace("[", "\\[")
+    return _plain(json.dumps(value, ensure_ascii=False)[:400])
+
+
+def _plain(text: str) -> str:
+    return "".join(one if one.isprintable() else " " for one in text)
 
 
 def say(told: Any) -> None:

@@ -11,12 +11,15 @@ from rich.console import Console
 
 from api.bootstrap.audit import open_audit
 from api.bootstrap.database import database
-from api.cli_audit import FOR_PEOPLE, Json, brief, say, show_events, table_of
+from api.cli_audit import FOR_PEOPLE, Json, Limit, add_to, brief, say, show_events, table_of
 from api.settings import read_settings
+from application.audit import AuditLog
 from application.audit_filter import MOST, event_filter, place_of, time_of
 from application.audit_questions import (
     DECISIONS,
+    Questions,
     RequestFilter,
+    Some,
     approvals,
     rejected_and_retried,
 )
@@ -24,9 +27,12 @@ from application.audit_show import shown, shown_said, turn_said
 from application.auditing import Audit
 from application.errors import InvalidFilterError
 from application.past import Changes, Past, as_of, changes
-from application.queries import Answer, Entry
+from application.ports import TurnRow
+from application.queries import Answer, Entry, Page
 
 T = TypeVar("T")
+# The names of a table's columns, and what a row of it says of each thing found.
+Columns = tuple[Sequence[str], Callable[[Mapping[str, Any]], Sequence[object]]]
 Id = Annotated[str, typer.Argument(help="The id of a conversation.")]
 Position = Annotated[int, typer.Argument(min=0, max=MOST, help="A position of the log.")]
 At = Annotated[str, typer.Option(help="A position of the log, or a time; absent: now.")]
@@ -34,7 +40,6 @@ Since = Annotated[str | None, typer.Option("--from", help="A time, itself includ
 Until = Annotated[str | None, typer.Option("--to", help="A time, itself left out.")]
 Conversation = Annotated[str | None, typer.Option(help="The id of a conversation.")]
 Tool = Annotated[str | None, typer.Option(help="A tool's name.")]
-Limit = Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")]
 After = Annotated[int, typer.Option(min=0, help="A position, itself left out.")]
 
 
@@ -84,8 +89,8 @@ def _print_events(title: str, events: Iterable[Mapping[str, Any]]) -> None:
     table = table_of("position", "recorded at", "actor", "type", "what")
     table.title = title
     for one in events:
-        row = (str(one["position"]), one["recorded_at"], one["actor"], one["type"])
-        table.add_row(*row, brief(one["data"]))
+        row = (one["position"], one["recorded_at"], one["actor"], one["type"])
+        add_to(table, *row, brief(one["data"]))
     Console().print(table)
 
 
@@ -112,7 +117,7 @@ def _print_entries(title: str, entries: Iterable[Entry]) -> None:
         when = one.recorded_at.isoformat(timespec="seconds")
         what = brief(one.text) if one.text else brief(one.detail)
         status = str(one.detail.get("status") or "")
-        table.add_row(str(one.position), when, one.actor, one.kind, status, what)
+        add_to(table, one.position, when, one.actor, one.kind, status, what)
     Console().print(table)
 
 
@@ -150,7 +155,7 @@ def list_approvals(
     since: Since = None,
     until: Until = None,
     after: After = 0,
-    limit: Limit = FOR_PEOPLE,
+    limit: Limit = None,
     as_json: Json = False,
 ) -> None:
     """List every decision: who, when, what was asked, what was changed, what came of it."""
@@ -160,19 +165,16 @@ def list_approvals(
     if decision not in (None, *DECISIONS):
         raise InvalidFilterError(name="decision", reason=f"it is one of {', '.join(DECISIONS)}")
     wanted = RequestFilter(conversation, tool, decision, actor, same.since, same.until, after)
-    found = _gathered(
-        lambda desk, wanted, size: approvals(desk.log, desk.questions, wanted, size), wanted, limit
-    )
     names = ("decided", "at", "who", "decision", "tool", "outcome", "what was asked and changed")
-    _print(found, as_json, names, _decision)
+    _tell(approvals, wanted, limit, None if as_json else (names, _decision))
 
 
-def _decision(one: Mapping[str, Any]) -> list[str]:
+def _decision(one: Mapping[str, Any]) -> Sequence[object]:
     by = one["decided"] or {}
     changed = {name: by[name] for name in ("arguments_after", "feedback") if by.get(name) is not None}
     asked = {name: one["asked"][name] for name in ("arguments", "goal") if name in one["asked"]}
     what = (one["decision"], one["tool"] or "plan", one["outcome"] or "")
-    return [*map(str, (by["position"], by["at"][:19], by["by"], *what)), brief({**asked, **changed})]
+    return [by["position"], by["at"][:19], by["by"], *what, brief({**asked, **changed})]
 
 
 def retried(
@@ -181,48 +183,58 @@ def retried(
     since: Since = None,
     until: Until = None,
     after: After = 0,
-    limit: Limit = FOR_PEOPLE,
+    limit: Limit = None,
     as_json: Json = False,
 ) -> None:
     """List the rejected calls after which the same tool was tried again."""
     same = event_filter(conversation=conversation, tool=tool, since=since, until=until, after=after)
     wanted = RequestFilter(conversation, tool, None, None, same.since, same.until, after)
-    found = _gathered(
-        lambda desk, wanted, size: rejected_and_retried(desk.log, desk.questions, wanted, size), wanted, limit
-    )
     names = ("conversation", "tool", "rejected", "who", "again", "decision", "outcome", "arguments")
-    _print(found, as_json, names, _retry)
+    _tell(rejected_and_retried, wanted, limit, None if as_json else (names, _retry))
 
 
-def _retry(one: Mapping[str, Any]) -> list[str]:
+def _retry(one: Mapping[str, Any]) -> Sequence[object]:
     no, again = one["rejected"], one["again"]
     words = (no["conversation_id"], no["tool"], no["decided"]["position"], no["decided"]["by"])
     then = (again["asked"]["position"], again["decision"] or "", again["outcome"] or "")
-    return [*map(str, (*words, *then)), brief(again["asked"]["arguments"])]
+    return [*words, *then, brief(again["asked"]["arguments"])]
 
 
-def _gathered(
-    ask: Callable[[Audit, RequestFilter, int], Awaitable[Answer[Any]]], wanted: RequestFilter, limit: int
-) -> list[Any]:
-    """Ask page after page until there are so many, or no more."""
+def _tell(
+    question: Callable[[AuditLog, Questions, RequestFilter, int], Awaitable[Answer[Some]]],
+    wanted: RequestFilter,
+    limit: int | None,
+    table: Columns | None,
+) -> None:
+    """Ask page after page until there are so many, or no more: a table of them, or each as a line of JSON."""
 
-    async def asked(desk: Audit) -> list[Any]:
-        found: list[Any] = []
-        following: RequestFilter | None = wanted
-        while following and len(found) < limit:
-            some = (await ask(desk, following, min(200, limit - len(found)))).value
-            found += some.items
-            following = None if some.next is None else replace(following, after=some.next)
-        return found
+    async def asked(desk: Audit) -> tuple[list[Any], int | None]:
+        found, left, behind = list[Any](), _most(limit, table), wanted
+        while True:
+            some = (await question(desk.log, desk.questions, behind, min(200, left))).value
+            left -= len(some.items)
+            for one in some.items:
+                found.append(one) if table else say(one)
+            if some.next is None or not left:
+                return found, some.next
+            behind = replace(behind, after=some.next)
 
-    return answer_of(asked, is_caught_up=True)
+    found, more = answer_of(asked, is_caught_up=True)
+    if table:
+        _print(found, table)
+    if table and more:
+        print(f"There may be more: --after {more}")
+
+
+def _most(limit: int | None, table: Columns | None) -> int:
+    return limit or (FOR_PEOPLE if table else MOST - 1)
 
 
 def agent(
     name: Annotated[str, typer.Argument(help="An agent's name.")],
     since: Since = None,
     until: Until = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="50 for a table, all for --json.")] = None,
+    limit: Limit = None,
     as_json: Json = False,
 ) -> None:
     """List everything an agent did between two times."""
@@ -231,44 +243,43 @@ def agent(
 
 def running(
     at: Annotated[str | None, typer.Option(help="A time; absent: now.")] = None,
-    limit: Limit = FOR_PEOPLE,
+    limit: Limit = None,
     as_json: Json = False,
 ) -> None:
     """List the turns that ran at a time, of those accepted in the 24 hours before it."""
     when = time_of("at", at) or datetime.now(UTC)
-    page = answer_of(lambda desk: desk.questions.running(when, limit))
-    _print_turns([turn_said(row) for row in page.items], as_json)
+    _tell_turns(lambda questions, most: questions.running(when, most), limit, as_json)
 
 
-def abandoned(limit: Limit = FOR_PEOPLE, as_json: Json = False) -> None:
+def abandoned(limit: Limit = None, as_json: Json = False) -> None:
     """List the turns that were running when their server died, newest first."""
-    page = answer_of(lambda desk: desk.questions.ended_badly("abandoned", None, limit))
-    _print_turns([turn_said(row) for row in page.items], as_json)
+    _tell_turns(lambda questions, most: questions.ended_badly("abandoned", None, most), limit, as_json)
 
 
-def failed(limit: Limit = FOR_PEOPLE, as_json: Json = False) -> None:
+def failed(limit: Limit = None, as_json: Json = False) -> None:
     """List the turns that failed, and why, newest first."""
-    page = answer_of(lambda desk: desk.questions.ended_badly("failed", None, limit))
-    _print_turns([turn_said(row) for row in page.items], as_json)
+    _tell_turns(lambda questions, most: questions.ended_badly("failed", None, most), limit, as_json)
 
 
-def _print_turns(turns: Sequence[Mapping[str, Any]], as_json: bool) -> None:
-    names = ("accepted_at", "ended_at", "turn_id", "by", "kind", "state", "code", "conversation_id")
-    _print(turns, as_json, names, lambda turn: [str(turn[name] or "") for name in names])
-
-
-def _print(
-    found: Sequence[Mapping[str, Any]],
-    as_json: bool,
-    names: Sequence[str],
-    cells: Callable[[Mapping[str, Any]], list[str]],
+def _tell_turns(
+    ask: Callable[[Questions, int], Awaitable[Page[TurnRow]]], limit: int | None, as_json: bool
 ) -> None:
-    """Print a line of JSON for each of what was found, or a table with the columns of these names."""
-    if as_json:
-        for one in found:
-            say(one)
+    names = ("accepted_at", "ended_at", "turn_id", "by", "kind", "state", "code", "conversation_id")
+    table = None if as_json else (names, lambda turn: [turn[name] or "" for name in names])
+    page = answer_of(lambda desk: ask(desk.questions, _most(limit, table)))
+    turns = [turn_said(row) for row in page.items]
+    if table is None:
+        for turn in turns:
+            say(turn)
         return
+    _print(turns, table)
+    if page.more:
+        print(f"There are more: --limit {10 * len(turns)}")
+
+
+def _print(found: Sequence[Mapping[str, Any]], columns: Columns) -> None:
+    names, cells = columns
     table = table_of(*names)
     for one in found:
-        table.add_row(*cells(one))
+        add_to(table, *cells(one))
     Console().print(table)

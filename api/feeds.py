@@ -10,6 +10,7 @@ from sse_starlette import EventSourceResponse
 
 from api.auth import Chatter, Identity
 from api.direct import Direct, as_chunk
+from api.reading import ConversationId
 from api.sse import HEARTBEAT, PIECE_BYTES, SEND_TIMEOUT_S, STREAMED, StreamResponse, one_line
 from application.errors import InvalidCursorError
 from application.live import Batch, FeedItem, FeedLog, LiveFeed, Push
@@ -27,13 +28,17 @@ After = Annotated[
 
 @router.get("/conversations/{conversation_id}/feed", response_class=EventSourceResponse, responses=STREAMED)
 async def watch_conversation(
-    conversation_id: str, request: Request, caller: Chatter, last_event_id: Cursor = None, after: After = None
+    conversation_id: ConversationId,
+    request: Request,
+    caller: Chatter,
+    last_event_id: Cursor = None,
+    after: After = None,
 ) -> EventSourceResponse:
     """Stream a conversation's events, and what its running turn says meanwhile (without an id)."""
     log: FeedLog = request.app.state.log
     if await log.owner_of(conversation_id) not in _owners(caller):
         raise ConversationNotFoundError
-    return _feed(request, _position(last_event_id or after), conversation_id, None)
+    return await _feed(request, _position(last_event_id or after), conversation_id, None)
 
 
 @router.get("/feed", response_class=EventSourceResponse, responses=STREAMED)
@@ -42,13 +47,15 @@ async def watch_all(
 ) -> EventSourceResponse:
     """Stream the events of all conversations: one's own, or everybody's for operators and auditors."""
     owner = None if caller.scopes & {"operate", "audit"} else caller.subject
-    return _feed(request, _position(last_event_id or after), None, owner)
+    return await _feed(request, _position(last_event_id or after), None, owner)
 
 
-def _feed(
+async def _feed(
     request: Request, position: int | None, conversation_id: str | None, owner: str | None
 ) -> EventSourceResponse:
     live: LiveFeed = request.app.state.live
+    log: FeedLog = request.app.state.log
+    position = await log.head() if position is None else position
     push = _pushing(Direct.of(request.scope))
     items = live.watch(position, conversation_id=conversation_id, owner=owner, push=push)
     return StreamResponse(_pieces(items), SEND_TIMEOUT_S)

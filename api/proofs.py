@@ -7,11 +7,12 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import PlainTextResponse
 
+from api.audit import KNOWN_ONLY
 from api.auth import auditing
 from api.reading import Limit
 from application.sealing import Seals
 
-router = APIRouter(prefix="/v1/audit", tags=["audit"], dependencies=[Depends(auditing)])
+router = APIRouter(prefix="/v1/audit", tags=["audit"], dependencies=[Depends(auditing), *KNOWN_ONLY])
 _MOST: Final = 2**63 - 1
 
 

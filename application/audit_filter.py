@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Any, Final, TypeVar
+from unicodedata import category
 
 from application.errors import InvalidFilterError
 from application.protocol import is_id
@@ -14,6 +15,10 @@ from domain.aggregate import MinuteEvent, SignedAggregate
 from domain.conversation import Conversation
 
 MOST: Final = 2**63 - 1
+# Control characters, halves of surrogate pairs, and what ends a line. What joins letters is a part of words.
+_NOT_IN_A_LINE: Final = ("Cc", "Cs", "Zl", "Zp")
+# A + that nobody has escaped comes out of an address as a space.
+_LOST_PLUS: Final = re.compile(r"(:\d\d\S*) (?=\d\d:?\d\d\Z)")
 T = TypeVar("T")
 
 
@@ -119,7 +124,7 @@ def _actor(actor: str | None, agent: str | None) -> str | None:
 def _text(name: str, given: str | None) -> str | None:
     if given is None:
         return None
-    if not given or "\x00" in given or not given.isprintable():
+    if not given or any(category(sign) in _NOT_IN_A_LINE for sign in given):
         raise InvalidFilterError(name=name, reason="it is a text of one line that is not empty")
     return given
 
@@ -135,7 +140,7 @@ def time_of(name: str, given: str | None) -> datetime | None:
     if given is None:
         return None
     try:
-        time = datetime.fromisoformat(given)
+        time = datetime.fromisoformat(_LOST_PLUS.sub(r"\1+", given))
         return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         reason = "it is a time as 2026-03-01, 2026-03-01T09:00 or 2026-03-01T09:00:00+01:00"

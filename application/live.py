@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from application.errors import StoreUnavailableError
 from application.frames import FAILED, Frame, event_fields
 from application.ports import LoggedEvent
 
@@ -15,6 +16,7 @@ PAGE: Final = 500
 FIRST_PAGE: Final = 50
 PAGE_BYTES: Final = 1024 * 1024
 HEARTBEAT_S: Final = 15.0
+RETRY_S: Final = 0.5  # until a page is asked for again that the store could not give
 _AT_ONCE: Final = 50
 
 
@@ -206,24 +208,30 @@ class LiveFeed:
 
     async def watch(
         self,
-        after: int | None,
+        after: int,
         *,
         conversation_id: str | None = None,
         owner: str | None = None,
         push: Push | None = None,
     ) -> AsyncIterator[list[FeedItem]]:
-        """Yield what comes after a position (None: from now on) for ever: in order, no gap, no repeat.
+        """Yield what comes after a position for ever: in order, no gap, no repeat.
+
+        A reader who is behind while the store is away stays, and goes on when it is back.
 
         A batch is empty where there was nothing for a while; whoever sends this on can show that it is there.
         With `push`, what is new goes that way while the reader keeps up.
         """
-        position = await self._log.head() if after is None else after
         reader = self._subscribe(conversation_id, owner, push)
-        reader.position = position
+        reader.position = after
         try:
             while not self.is_closed:
                 if reader.position < reader.since or reader.is_behind:
-                    page, position = await self._page(reader)
+                    try:
+                        page, position = await self._page(reader)
+                    except StoreUnavailableError:
+                        yield []
+                        await asyncio.sleep(RETRY_S)
+                        continue
                     if page:
                         yield page
                         reader.was_given(page)

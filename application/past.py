@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from application.audit import AuditLog
+from application.errors import InvalidFilterError
 from application.frames import IDLE, outcome_of
 from application.queries import Entry
 from domain.agent import Agent
@@ -90,9 +91,15 @@ async def as_of(log: AuditLog, pasts: Pasts, conversation_id: str, place: int | 
 async def changes(
     log: AuditLog, pasts: Pasts, conversation_id: str, first: int | datetime, last: int | datetime
 ) -> Changes:
-    """Return what changed after `first` and up to `last`. Raises `ConversationNotFoundError`."""
-    after = await as_of(log, pasts, conversation_id, last)
-    before = await pasts.as_of(conversation_id, await position_at(log, first))
+    """Return what changed after `first` and up to `last`.
+
+    Raises `InvalidFilterError` where `last` is the earlier one, and `ConversationNotFoundError`.
+    """
+    start, end = await position_at(log, first), await position_at(log, last)
+    if start > end:
+        raise InvalidFilterError(name="to", reason="it has to be later than from")
+    after = await as_of(log, pasts, conversation_id, end)
+    before = await pasts.as_of(conversation_id, start)
     return difference(before, after)
 
 

@@ -103,6 +103,11 @@ async def test_at_every_turn_the_transcript_is_what_a_reader_got_then(database_u
         old = {entry["position"] for entry in seen[first][0]}
         assert changes["added"] == [entry for entry in seen[last][0] if entry["position"] not in old]
         assert changes["events"] == seen[last][1]["events"] - seen[first][1]["events"]
+        same = await http.get("/v1/audit/conversations/c1/changes", params={"from": last, "to": last})
+        nothing = {"events": 0, "fields": {}, "added": [], "changed": []}
+        assert same.json()["changes"] == {"first": last, "last": last, **nothing}
+        back = await http.get("/v1/audit/conversations/c1/changes", params={"from": last, "to": first})
+        assert (back.status_code, back.json()["code"]) == (422, "invalid_filter")
         assert (await http.get("/v1/audit/conversations/c1", params={"at": "0"})).status_code == 404
         wrong = await http.get("/v1/audit/conversations/c1", params={"at": "then"})
         assert (wrong.status_code, wrong.json()["code"]) == (422, "invalid_filter")

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from api.cli import cli
+from api.cli_audit import FOR_PEOPLE
 from infrastructure.projections import checkpoints
 from infrastructure.projections.catching_up import BehindError, catch_up
 from infrastructure.projections.connecting import connect
@@ -59,6 +60,7 @@ async def told(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (["approvals"], ["edit", "reject", "not that", '{"n": 99}', "plan", "user:ada"]),
         (["approvals", "--decision", "edit"], ['{"n": 99}']),
         (["retried"], ["c1", "write_file", '{"n": 2}']),
+        (["approvals", "--limit", "1"], ["There may be more: --after"]),
         (["agent", "coder"], ["tool_result_received"]),
         (["running"], ["turn_id"]),
         (["abandoned"], ["turn_id"]),
@@ -69,6 +71,37 @@ async def told(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 async def test_a_command_shows_what_was_so(told: None, words: list[str], expected: list[str]) -> None:
     output = await asyncio.to_thread(shown, *words)
     assert [word for word in expected if word not in output] == [], output
+
+
+ODD: list[Command] = [
+    says("[b] :smile:"),
+    ("request_call", ("call-1", {"model_call_id": "m", "tool": "[/odd]", "agent": "coder", "rule": "r",
+                                 "requires_decision": True, "arguments": {}})),
+    ("decide_call", ("call-1", "reject", None, None)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [(["approvals"], "[/odd]"), (["events"], "[b] :smile:"), (["show-conversation", "odd"], '"calls": []')],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+async def test_no_sign_of_what_was_said_is_taken_for_markup(
+    database_url: str, told: None, words: list[str], expected: str
+) -> None:
+    await happen(database_url, "ada", "odd", *ODD)
+    output = await asyncio.to_thread(shown, *words)
+    assert expected in output
+
+
+async def test_a_script_gets_all_decisions_and_a_person_is_told_that_there_are_more(
+    database_url: str, told: None
+) -> None:
+    for number in range(FOR_PEOPLE // 2):  # two decisions on calls, and one on a plan, in each
+        await happen(database_url, "ada", f"more-{number}", *HISTORY)
+    lines = (await asyncio.to_thread(shown, "approvals", "--json")).splitlines()
+    assert len(lines) == 3 * (FOR_PEOPLE // 2 + 1)
+    assert "There may be more: --after" in await asyncio.to_thread(shown, "approvals")
 
 
 async def test_a_read_model_that_stands_still_is_said_so(database_url: str, told: None) -> None:

@@ -117,3 +117,9 @@ async def test_a_bad_cursor_is_refused(database_url: str) -> None:
     async with serving(database_url) as server:
         response: httpx.Response = await server.client.http.get("/v1/feed?after=1.2")
         assert (response.status_code, response.json()["code"]) == (422, "invalid_cursor")
+
+
+async def test_an_id_that_no_conversation_can_have_has_no_feed(database_url: str) -> None:
+    async with serving(database_url) as server:
+        response = await server.client.http.get("/v1/conversations/a%00b/feed")
+        assert (response.status_code, response.json()["code"]) == (404, "conversation_not_found")

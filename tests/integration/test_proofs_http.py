@@ -108,6 +108,8 @@ async def test_a_proof_from_a_tree_with_a_level_above_holds(tall_url: str) -> No
         ("proofs/consistency?from=1&to=701", 404, "not_sealed"),
         ("proofs/consistency?from=10&to=9", 422, "invalid_message"),
         ("proofs/consistency?from=0", 422, "invalid_message"),
+        ("proofs/inclusion?position=1&siz=300", 422, "invalid_filter"),
+        ("checkpoints?from=3", 422, "invalid_filter"),
     ],
 )
 async def test_what_cannot_be_proven_is_refused(sealed_url: str, path: str, status: int, code: str) -> None:

@@ -22,6 +22,8 @@ from application.errors import InvalidFilterError
         ({"conversation": "no good"}, "it is no id of a conversation"),
         ({"text": ""}, "a text of one line that is not empty"),
         ({"tool": "a\x00b"}, "a text of one line"),
+        ({"text": "one\ntwo"}, "a text of one line"),
+        ({"text": "\ud83d"}, "a text of one line"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
@@ -41,6 +43,18 @@ def test_a_glob_stands_for_the_types_it_fits_and_all_of_them_for_none() -> None:
 def test_a_time_without_a_zone_is_utc_and_one_with_a_zone_is_turned_into_it() -> None:
     assert event_filter(since="2026-03-01").since == datetime(2026, 3, 1, tzinfo=UTC)
     assert event_filter(since="2026-03-01T01:00+02:00").since == datetime(2026, 2, 28, 23, tzinfo=UTC)
+
+
+def test_a_plus_that_an_address_made_a_space_of_is_one() -> None:
+    noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    for given in ("2026-03-01T13:00:00 01:00", "2026-03-01 13:00 0100", "2026-03-01 13:00:00.0 01:00"):
+        assert event_filter(since=given).since == noon
+    assert event_filter(since="2026-03-01 12:00").since == noon
+
+
+def test_words_of_every_script_can_be_looked_for() -> None:
+    for word in ("می\u200cخواهم", "10\u00a0km", "👩\u200d🔬", "100% _\\"):
+        assert event_filter(text=word).text == word
 
 
 def test_a_place_is_a_position_or_a_time() -> None:
