@@ -215,6 +215,7 @@ class Appender:
         outcomes: list[Outcome | None] = [None] * len(saves)
         while (connection := await self._reconnected(deadline)) is not None:
             try:
+                self._wire.release()
                 found = await settle(connection, saves)
                 outcomes = [stored or outcome for stored, outcome in zip(found, outcomes, strict=True)]
                 if None not in outcomes:
@@ -237,9 +238,9 @@ class Appender:
     async def _execute(self, connection: psycopg.AsyncConnection, saves: Sequence[Save]) -> list[Outcome]:
         """Run the one statement; an error that leaves the connection whole is a certain rollback."""
         try:
-            async with asyncio.timeout(self._statement_timeout_s + 5):
-                row = await self._wire.row([array.encoded for array in parameters(saves)])
-        except OSError as error:  # a timeout is one too
+            arguments = [array.encoded for array in parameters(saves)]
+            row = await self._wire.row(arguments, self._statement_timeout_s + 5)
+        except OSError as error:  # a timeout is one, too
             await self._disconnect()
             raise _BrokenError from error
         except psycopg.Error as error:
@@ -271,6 +272,7 @@ class Appender:
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
+            self._wire.release()
             with contextlib.suppress(psycopg.Error, OSError):
                 await connection.close()
 

@@ -39,8 +39,8 @@ class TextArray(_Array):
     element, oid = 25, 1009
 
     def __init__(self, values: Iterable[str | None]) -> None:
-        raw = [None if value is None else value.encode() for value in values]
-        super().__init__([_NULL if v is None else _LENGTH(len(v)) + v for v in raw], len(raw))
+        elements = [_NULL if value is None else _LENGTH(len(raw := value.encode())) + raw for value in values]
+        super().__init__(elements, len(elements))
 
 
 class ByteaArray(_Array):

@@ -9,6 +9,7 @@ from infrastructure.postgres.connections import arguments
 from infrastructure.postgres.wire import Wire
 
 CHANNEL = "minutebook_log"
+PATIENCE_S = 5.0
 _NOTIFY, _TEXT = f"SELECT pg_notify('{CHANNEL}', $1)", 25
 
 
@@ -45,14 +46,14 @@ class Notifier:
     async def _announce(self) -> None:
         try:
             wire = await self._connected()
-            await wire.row([str(self._head).encode()])
+            await wire.row([str(self._head).encode()], PATIENCE_S)
         except (psycopg.Error, OSError):
             await self._close()
             await asyncio.sleep(1)
 
     async def _connected(self) -> Wire:
         if self._connection is None:
-            settings = arguments("minutebook notify", statement_timeout_s=5)
+            settings = arguments("minutebook notify", statement_timeout_s=PATIENCE_S)
             settings["options"] += " -c synchronous_commit=off"  # a lost hint is not waited for
             self._connection = await psycopg.AsyncConnection.connect(self._conninfo, **settings)
             self._wire = Wire(self._connection, _NOTIFY, [_TEXT])
@@ -61,5 +62,6 @@ class Notifier:
     async def _close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
+            self._wire.release()
             with contextlib.suppress(psycopg.Error, OSError):
                 await connection.close()
