@@ -10,9 +10,9 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
-from typing import Final, Self
+from typing import Self
 
-ENDING: Final = (signal.SIGTERM, signal.SIGINT)
+from application.signals import ENDING
 
 
 class Stopped(BaseException):

@@ -4,9 +4,8 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
 
-ENDING: Final = (signal.SIGTERM, signal.SIGINT)
+from application.signals import ENDING
 
 
 @contextmanager

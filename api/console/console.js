@@ -74,11 +74,15 @@ function take(event) {
   page.turns.seen(event.turn_id);
   if (page.isBeginning) begun();
   if (event.type === "conversation.erased") erased(event);
+  if (!event.data.unreadable) announce(event);
+  list.soon();
+  render();
+}
+
+function announce(event) {
   if (event.type === "conversation.assistant_message_sent") say(`${event.data.agent}: ${event.data.content}`);
   if (event.type === "conversation.tool_call_requested" && event.data.requires_decision) say(`${event.data.tool} needs your decision.`);
   if (event.type === "conversation.plan_proposed") say("A plan needs your decision.");
-  list.soon();
-  render();
 }
 
 /** Show nothing any more of what was said: not in the timeline, not in the list, not in this browser. */
@@ -91,7 +95,8 @@ function erased(event) {
 
 function begun() {
   page.isBeginning = false;
-  kept.put({ id: page.id, title: page.minutes.title, agent: page.minutes.agent });
+  const known = kept.read().find((one) => one.id === page.id);
+  kept.put({ id: page.id, title: page.minutes.title ?? known?.title, agent: page.minutes.agent });
 }
 
 /** Tell those who hear the page, but not what was said before they came. */
@@ -136,7 +141,7 @@ function showHead(minutes, running) {
   set("archive", minutes.archived ? "Reopen" : "Archive");
   byId("stop").hidden = !running;
   byId("send").hidden = Boolean(running);
-  byId("say").disabled = byId("send").disabled = minutes.erased;
+  for (const id of ["say", "send", "agent"]) byId(id).disabled = minutes.erased;
   const ended = minutes.erased ? "Erased: begin a new one" : "Archived: reopen it to go on";
   byId("say").placeholder = minutes.erased || minutes.archived ? ended : "Message";
 }

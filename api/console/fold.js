@@ -48,7 +48,8 @@ export class Minutes {
     this.events.push(event);
     this.exists = true;
     // What was erased says nothing any more; the receipt that comes after it says so.
-    if (event.data.erased !== true) CONSEQUENCES[event.type]?.(this, event.data, event);
+    if (event.data.unreadable === true) this.note(event, `Event ${event.position} cannot be read`);
+    else if (event.data.erased !== true) CONSEQUENCES[event.type]?.(this, event.data, event);
     return true;
   }
 

@@ -158,7 +158,7 @@ export class ConversationList {
     this.timer = setTimeout(() => this.load(this.pages), 300);
   }
 
-  /** Read the first pages anew; without a list on the server what this browser knows is shown. */
+  /** Read the first pages anew. */
   async load(pages = 1) {
     const search = byId("search").value.trim();
     const items = [];
@@ -171,7 +171,7 @@ export class ConversationList {
         cursor = body.next;
       }
     } catch {
-      // Not there at the moment; the next look is soon.
+      return this.show(this.current); // the server is away: what was known stays, and the next look is soon
     }
     [this.items, this.pages, this.next, this.reached] = [items, pages, cursor, 0];
     this.show(this.current);

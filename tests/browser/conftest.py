@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser.chromium import Browser, chromium
+from tests.browser.story import Console
 from tests.serving import ServerProcess
 
 
@@ -21,3 +22,11 @@ def server(database_url: str, tmp_path: Path) -> Iterator[ServerProcess]:
     """A server process as users run it, its demo model a little faster than life."""
     with ServerProcess(tmp_path, database_url=database_url, demo_delay_s=0.01, lease_s=3) as running:
         yield running
+
+
+@pytest.fixture
+def console(browser: Browser, server: ServerProcess) -> Console:
+    """The console in a page of its own, opened at the beginning."""
+    opened = Console(browser.page(), server.url)
+    opened.open()
+    return opened

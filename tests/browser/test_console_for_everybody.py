@@ -152,10 +152,8 @@ def test_a_phone_shows_everything_without_scrolling_sideways(browser: Browser, s
     assert small == []  # WCAG 2.2, 2.5.8
 
 
-def test_a_conversation_can_be_led_with_the_keyboard_alone(browser: Browser, server: ServerProcess) -> None:
-    page = browser.page()
-    console = Console(page, server.url)
-    console.open()
+def test_a_conversation_can_be_led_with_the_keyboard_alone(console: Console) -> None:
+    page = console.page
     page.press("Tab")
     assert page.run("document.activeElement.className") == "skip"
     page.press("Enter")

@@ -6,7 +6,9 @@ import httpx
 
 from tests.browser.chromium import Browser, Page
 from tests.browser.story import Console
+from tests.integration.test_unreadable import CHANGED
 from tests.serving import ServerProcess
+from tests.tampering import run
 
 DRAFT = "document.querySelector('.draft .text')?.innerText"
 WORD = re.compile(r"word\d+")
@@ -22,12 +24,8 @@ def _said(console: Console) -> list[str]:
     return WORD.findall(console.transcript()[-1])
 
 
-def test_an_answer_streams_and_a_stopped_one_keeps_what_was_said(
-    browser: Browser, server: ServerProcess
-) -> None:
-    page = browser.page()
-    console = Console(page, server.url)
-    console.open()
+def test_an_answer_streams_and_a_stopped_one_keeps_what_was_said(console: Console) -> None:
+    page = console.page
     console.say("long 300")
     _speaking(page, "word20")
     console.wait_state("running")
@@ -50,10 +48,8 @@ def test_an_answer_streams_and_a_stopped_one_keeps_what_was_said(
     assert page.problems == []
 
 
-def test_a_reload_in_the_middle_of_an_answer_loses_no_word(browser: Browser, server: ServerProcess) -> None:
-    page = browser.page()
-    console = Console(page, server.url)
-    console.open()
+def test_a_reload_in_the_middle_of_an_answer_loses_no_word(console: Console) -> None:
+    page = console.page
     console.say("long 300")
     _speaking(page, "word30")
     page.reload()  # the first turn of a conversation that is not stored yet
@@ -96,11 +92,9 @@ def test_a_second_window_that_comes_later_hears_the_whole_answer(
 
 
 def test_a_server_that_dies_in_the_middle_leaves_nothing_half_and_the_turn_is_tried_again(
-    browser: Browser, server: ServerProcess
+    console: Console, server: ServerProcess
 ) -> None:
-    page = browser.page()
-    console = Console(page, server.url)
-    console.open()
+    page = console.page
     console.say("help")
     console.wait("demo model")
     console.wait_state("idle")
@@ -132,20 +126,20 @@ def test_a_server_that_dies_in_the_middle_leaves_nothing_half_and_the_turn_is_tr
 
 
 def test_a_server_that_restarts_kindly_is_found_again_without_a_gap(
-    browser: Browser, server: ServerProcess
+    console: Console, server: ServerProcess
 ) -> None:
-    page = browser.page()
-    console = Console(page, server.url)
-    console.open()
+    page = console.page
     console.say("help")
     console.wait_state("idle")
     console.wait("demo model")
     port = int(server.url.rpartition(":")[2])
     server.stop()
     page.wait_text("Reconnecting", "#link")
+    page.run("window.dispatchEvent(new Event('focus'))")  # it looks for the list, in vain
     console.say("read notes.txt")
     server.start(port)
     page.wait_text("Live", "#link", 30)
+    assert page.texts("#conversations .name") == ["help"]
     console.wait("read_file", "waits for its result")
     console.answer("notes")
     console.wait("read_file is done")
@@ -155,12 +149,8 @@ def test_a_server_that_restarts_kindly_is_found_again_without_a_gap(
     assert "read notes.txt" in " ".join(console.transcript())
 
 
-def test_a_failed_turn_says_why_and_can_be_tried_again_or_dismissed(
-    browser: Browser, server: ServerProcess
-) -> None:
-    page = browser.page()
-    console = Console(page, server.url)
-    console.open()
+def test_a_failed_turn_says_why_and_can_be_tried_again_or_dismissed(console: Console) -> None:
+    page = console.page
     console.say("help")
     console.wait("demo model")
     console.wait_state("idle")
@@ -177,12 +167,8 @@ def test_a_failed_turn_says_why_and_can_be_tried_again_or_dismissed(
     assert page.problems == []
 
 
-def test_one_click_on_an_event_shows_it_and_the_state_at_that_point(
-    browser: Browser, server: ServerProcess
-) -> None:
-    page = browser.page()
-    console = Console(page, server.url)
-    console.open()
+def test_one_click_on_an_event_shows_it_and_the_state_at_that_point(console: Console) -> None:
+    page = console.page
     console.say("coder: write hello.txt")
     console.wait("needs your decision")
     console.click("Approve")
@@ -254,11 +240,9 @@ def test_an_address_without_a_conversation_says_so(browser: Browser, server: Ser
 
 
 def test_a_conversation_that_is_erased_under_the_page_says_so_and_takes_no_more(
-    browser: Browser, server: ServerProcess
+    console: Console, server: ServerProcess
 ) -> None:
-    page = browser.page()
-    console = Console(page, server.url)
-    console.open()
+    page = console.page
     console.say("read secrets.txt")
     console.wait("read_file", "waits for its result")
     conversation = page.run("location.hash").rpartition("/")[2].lstrip("#")
@@ -268,6 +252,19 @@ def test_a_conversation_that_is_erased_under_the_page_says_so_and_takes_no_more(
         console.wait("The contents were erased by local: asked for")
         console.wait_state("erased")
         page.wait("!document.body.innerText.includes('secrets')")
-        assert page.run("document.querySelector('#say').disabled") is True
+        assert page.run("['say', 'send', 'agent'].every((id) => document.getElementById(id).disabled)")
         page.reload()
     assert page.problems == []
+
+
+def test_an_event_that_cannot_be_read_is_said_so_beside_all_others(
+    console: Console, database_url: str
+) -> None:
+    console.say("help")
+    console.wait("demo model")
+    console.wait_state("idle")
+    run(database_url, CHANGED)
+    console.page.reload()
+    console.wait("Event 3 cannot be read", "demo model")
+    assert len(console.events()) == 5
+    assert console.page.problems == []

@@ -5,10 +5,8 @@ from tests.browser.story import Console
 from tests.serving import ServerProcess
 
 
-def test_calls_are_approved_edited_rejected_and_answered(browser: Browser, server: ServerProcess) -> None:
-    page = browser.page()
-    console = Console(page, server.url)
-    console.open()
+def test_calls_are_approved_edited_rejected_and_answered(console: Console) -> None:
+    page = console.page
     console.say("write hello.txt")
     console.wait("needs your decision")
     console.wait_state("awaiting decision", "coder")
@@ -81,10 +79,8 @@ def test_three_calls_are_decided_and_answered_side_by_side(browser: Browser, ser
     assert console.page.problems == []
 
 
-def test_a_plan_is_sent_back_approved_and_carried_out(browser: Browser, server: ServerProcess) -> None:
-    page = browser.page()
-    console = Console(page, server.url)
-    console.open()
+def test_a_plan_is_sent_back_approved_and_carried_out(console: Console) -> None:
+    page = console.page
     console.say("plan a garden")
     console.wait("Plan, version 1")
     console.wait_state("plan in review", "architect")
@@ -127,12 +123,8 @@ def test_a_plan_is_sent_back_approved_and_carried_out(browser: Browser, server: 
     assert page.problems == []
 
 
-def test_the_agent_is_switched_the_conversation_renamed_archived_and_reopened(
-    browser: Browser, server: ServerProcess
-) -> None:
-    page = browser.page()
-    console = Console(page, server.url)
-    console.open()
+def test_the_agent_is_switched_the_conversation_renamed_archived_and_reopened(console: Console) -> None:
+    page = console.page
     page.click("#agent")
     page.click("#agents label:has([value=ask])")
     page.click("#switch .primary")

@@ -1,0 +1,6 @@
+"""The signals that ask a process to end: a supervisor's, and a person's Ctrl-C."""
+
+import signal
+from typing import Final
+
+ENDING: Final = (signal.SIGTERM, signal.SIGINT)
