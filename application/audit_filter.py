@@ -9,10 +9,8 @@ from typing import Any, Final, TypeVar
 from unicodedata import category
 
 from application.errors import InvalidFilterError
+from application.event_types import EVENT_TYPES
 from application.protocol import is_id
-from domain.agent import Agent
-from domain.aggregate import MinuteEvent, SignedAggregate
-from domain.conversation import Conversation
 
 MOST: Final = 2**63 - 1
 # Control characters, halves of surrogate pairs, and what ends a line. What joins letters is a part of words.
@@ -20,15 +18,6 @@ _NOT_IN_A_LINE: Final = ("Cc", "Cs", "Zl", "Zp")
 # A + that nobody has escaped comes out of an address as a space.
 _LOST_PLUS: Final = re.compile(r"(:\d\d\S*) (?=\d\d:?\d\d\Z)")
 T = TypeVar("T")
-
-
-def topics(aggregate: type[SignedAggregate]) -> frozenset[str]:
-    """Return the stored names of an aggregate's events."""
-    kinds = (kind for kind in vars(aggregate).values() if isinstance(kind, type))
-    return frozenset(kind.TOPIC for kind in kinds if issubclass(kind, MinuteEvent) and hasattr(kind, "TOPIC"))
-
-
-EVENT_TYPES: Final = tuple(sorted(topics(Conversation) | topics(Agent)))
 
 
 @dataclass(frozen=True, slots=True)

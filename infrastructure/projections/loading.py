@@ -24,7 +24,7 @@ from infrastructure.projections.yielding import Courtesy, step_back
 from infrastructure.vault import Vault
 
 RANGE: Final = 50_000  # positions between two checkpoints
-_CHUNK: Final = 2_000  # events whose rows are looked up together
+_CHUNK: Final = 500  # events whose rows are looked up together
 _KEPT_ROWS: Final = 150_000  # in memory beyond one range
 _FIRST_EVENT: Final = "conversation.started"
 

@@ -52,9 +52,8 @@ class Rows:
     def get(self, table: Table, *key: Any) -> Row | None:
         """Return the row as it stands now, or None. To change it, change a copy and `put` it."""
         about = (table.name, key)
-        if about in self.changed:
-            return self.changed[about]
-        return None if about in self.dropped else self.loaded.get(about)
+        row = self.changed.get(about)
+        return row if row or (self.dropped and about in self.dropped) else self.loaded.get(about)
 
     def put(self, table: Table, row: Row) -> None:
         """Let the row stand, new or instead of the one with its key."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from itertools import starmap
 from typing import Any, Final, cast
 
 import psycopg
@@ -172,8 +173,7 @@ def read_range(
         part=sql.Literal(part),
         parts=sql.Literal(parts),
     )
-    for values in connection.cursor(binary=True).stream(statement, size=_TOGETHER):
-        yield _event(*values)
+    return starmap(_event, connection.cursor(binary=True).stream(statement, size=_TOGETHER))
 
 
 def head_of(connection: psycopg.Connection) -> int:

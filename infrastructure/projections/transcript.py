@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Final
 from application.ports import LoggedEvent
 from infrastructure.projections.read_model import Row, RowKey, Rows, Table
 from infrastructure.projections.splicing import (
-    answered_call,
+    approval_of,
+    call_of,
     members,
     message_of,
     quoted,
@@ -53,7 +54,7 @@ class Transcript:
     """One row an entry. Its position is that of its first event, which orders the transcript."""
 
     name: ClassVar[str] = "transcript"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     tables: ClassVar[tuple[Table, ...]] = (TRANSCRIPTS, ENTRIES)
     types: ClassVar[frozenset[str]]
 
@@ -65,7 +66,11 @@ class Transcript:
 
     def fold(self, rows: Rows, event: LoggedEvent) -> None:
         """Add an entry, or let one know what became of it."""
-        if event.type == "conversation.started":
+        if begin := _NEW.get(event.type):
+            _add(rows, event, begin(event))
+        elif later := _LATER.get(event.type):
+            _change(rows, event, *later)
+        elif event.type == "conversation.started":
             row = {"conversation": event.conversation_id, "owner": owner_of(event.actor)}
             rows.put(TRANSCRIPTS, row)
         elif event.type == ERASURE:
@@ -73,10 +78,6 @@ class Transcript:
             rows.put(TRANSCRIPTS, {"conversation": event.conversation_id, "owner": owner})
             detail = to_json(named(event.data, "reason", "erased"))
             _add(rows, event, ("erasure", str(event.position), None, None, None, detail))
-        elif begin := _NEW.get(event.type):
-            _add(rows, event, begin(event))
-        elif later := _LATER.get(event.type):
-            _change(rows, event, *later)
 
 
 def _add(rows: Rows, event: LoggedEvent, begun: "Begun") -> None:
@@ -117,16 +118,16 @@ Begin = Callable[[LoggedEvent], Begun]
 
 def _message(role: str, *names: str) -> Begin:
     def begin(event: LoggedEvent) -> Begun:
-        said = message_of(event, role, *names)
-        return "message", str(event.position), said.agent, said.content, None, said.detail
+        agent, content, detail = message_of(event, role, *names)
+        return "message", str(event.position), agent, content, None, detail
 
     return begin
 
 
 def _call(event: LoggedEvent) -> Begun:
-    asked = request_of(event)
-    status = "awaiting_decision" if asked.requires_decision else "awaiting_result"
-    return "call", asked.call_id, asked.agent, None, status, asked.detail
+    call_id, agent, requires_decision, detail = request_of(event)
+    status = "awaiting_decision" if requires_decision else "awaiting_result"
+    return "call", call_id, agent, None, status, detail
 
 
 def _plan(event: LoggedEvent) -> Begun:
@@ -177,11 +178,7 @@ def _subtask_of(data: Data) -> str:
 
 
 def _call_key(event: LoggedEvent) -> str:
-    return f"call:{event.data['call_id']}"
-
-
-def _answered_key(event: LoggedEvent) -> str:
-    return f"call:{answered_call(event)}"
+    return f"call:{call_of(event)}"
 
 
 def _plan_key(event: LoggedEvent) -> str:
@@ -213,19 +210,22 @@ def _ended(status: str, *names: str) -> Become:
     return become
 
 
+def _approved(event: LoggedEvent) -> Row:
+    said = f'"decision":"approve",{approval_of(event)}'
+    return {"status": "awaiting_result", "decision": _signed(event, said)}
+
+
 def _answered(event: LoggedEvent) -> Row:
     return {"status": "answered", "outcome": _signed(event, result_of(event))}
 
 
 _EDITED: Final = ("arguments_before", "arguments_after", "feedback")
 _LATER: Final[Mapping[str, tuple[KeyOf, Become]]] = {
-    "conversation.tool_call_approved": (
-        _call_key, _decided("approve", "awaiting_result", "arguments", "feedback")
-    ),
+    "conversation.tool_call_approved": (_call_key, _approved),
     "conversation.tool_call_edited": (_call_key, _decided("edit", "awaiting_result", *_EDITED)),
     "conversation.tool_call_rejected": (_call_key, _decided("reject", "rejected", "feedback")),
     "conversation.tool_call_closed": (_call_key, _ended("closed", "reason", "detail")),
-    "conversation.tool_result_received": (_answered_key, _answered),
+    "conversation.tool_result_received": (_call_key, _answered),
     "conversation.plan_approved": (_plan_key, _decided("approve", "in_execution", "feedback")),
     "conversation.plan_modification_requested": (_plan_key, _decided("modify", "sent_back", "feedback")),
     "conversation.plan_rejected": (_plan_key, _decided("reject", "rejected", "feedback")),

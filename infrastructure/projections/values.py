@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from application.audit_filter import EVENT_TYPES
+from application.event_types import EVENT_TYPES
 
 
 def _encoder() -> Callable[[Any], str]:

@@ -62,20 +62,22 @@ class _OtherNumbers(dict[bytes, bytes]):
 
 
 _OTHER_NUMBERS: Final = _OtherNumbers()
+_number: Final = _NUMBERS.__getitem__
+_other_number: Final = _OTHER_NUMBERS.__getitem__
 
 
 def numbers_of(text: str) -> bytes:
     """Return the numbers of the words that are searched, as the elements of PostgreSQL's binary arrays."""
     words = _words(text)
-    others = b"".join(map(_OTHER_NUMBERS.__getitem__, words))
+    others = b"".join(map(_other_number, words))
     common = len(words) - len(others) // _SIZE
     if common * _MANY < len(words) or not common:
-        return b"".join(map(_NUMBERS.__getitem__, words))
+        return b"".join(map(_number, words))
     return others + _MANY_COMMON
 
 
 def _words(text: str) -> Collection[bytes]:
-    runs = _runs(text[:SEARCHED])
+    runs = _runs(text if len(text) <= SEARCHED else text[:SEARCHED])
     return runs if len(runs) < _FEW else dict.fromkeys(runs)
 
 
@@ -105,6 +107,6 @@ def wanted(looked_for: str) -> list[str]:
 
 def _asked(words: Collection[bytes]) -> list[bytes]:
     """Return the numbers that a text with these words has: common ones have their own or one for all."""
-    if others := b"".join(map(_OTHER_NUMBERS.__getitem__, words)):
+    if others := b"".join(map(_other_number, words)):
         return [others]
-    return [b"".join(map(_NUMBERS.__getitem__, words)), _MANY_COMMON]
+    return [b"".join(map(_number, words)), _MANY_COMMON]

@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
+from itertools import chain
 from typing import Any, Final
 
 import psycopg
@@ -106,21 +107,35 @@ class Store:
 
         `between` is called every hundred rows or so.
         """
+        replaced: dict[str, list[Key]] = defaultdict(list)
         self._purge(connection, rows)
-        for name, (changed, dropped) in _by_table(rows).items():
+        for name, key in (*rows.dropped, *(rows.changed.keys() & rows.loaded.keys())):
+            replaced[name].append(key)
+        for name, keys in replaced.items():
+            self.tables[name].delete_rows(connection, keys)
+        for name, changed in _grouped(rows).items():
             table = self.tables[name]
-            stored = [key for key in changed if (name, key) in rows.loaded]
-            table.delete_rows(connection, [*stored, *dropped])
             try:
                 with connection.transaction():
-                    table.copy_rows(connection, changed.values(), between)
+                    table.copy_rows(connection, changed, between)
             except psycopg.errors.UniqueViolation:  # a fold has put what it had not asked for
-                table.delete_rows(connection, changed)
-                table.copy_rows(connection, changed.values(), between)
+                table.delete_rows(connection, [table.key_of(row) for row in changed])
+                table.copy_rows(connection, changed, between)
 
     def _purge(self, connection: psycopg.Connection, rows: Rows) -> None:
         for name, conversation in sorted(rows.purged):
             self.tables[name].purge(connection, conversation)
+
+
+def _grouped(rows: Rows) -> dict[str, list[Row]]:
+    """Return what was put, by table, the rows of a conversation side by side.
+
+    Where they stand together they are found together, and their keys go to the same pages of an index.
+    """
+    groups: dict[str, dict[Any, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for (name, key), row in rows.changed.items():
+        groups[name][key[0]].append(row)
+    return {name: list(chain.from_iterable(some.values())) for name, some in groups.items()}
 
 
 def _by_table(rows: Rows) -> dict[str, tuple[dict[Key, Row], list[Key]]]:

@@ -7,7 +7,7 @@ from typing import Final
 import psycopg
 
 from application.audit import EventFilter
-from application.audit_filter import EVENT_TYPES
+from application.event_types import EVENT_TYPES
 from tests.benchmarks.audit_log import PERSONS
 
 Asked = Mapping[str, Callable[[int], EventFilter]]

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from application.audit import EventFilter, every_page
-from application.audit_filter import EVENT_TYPES, event_filter, mentions
+from application.audit_filter import event_filter, mentions
 from application.errors import TurnNotFoundError
+from application.event_types import EVENT_TYPES
 from application.ports import LoggedEvent
 from infrastructure.postgres import audit, audit_walk
 from infrastructure.postgres.audit import PostgresAudit

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from application.audit_filter import EVENT_TYPES, event_filter, mentions, place_of
+from application.audit_filter import event_filter, mentions, place_of
 from application.errors import InvalidFilterError
+from application.event_types import EVENT_TYPES
 
 
 @pytest.mark.parametrize(
