@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -94,7 +94,7 @@ async def _print_table(pages: AsyncIterator[Answer[EventPage]], wanted: EventFil
         for event in page.value.events:
             count, last = count + 1, event.position
             when = event.recorded_at.isoformat(timespec="seconds")
-            kind, what = event.type.partition(".")[2], brief(event.data)
+            kind, what = event.type.partition(".")[2], gist(event.data)
             add_to(table, event.position, when, event.actor, event.conversation_id, kind, what)
     Console().print(table)
     if count == limit:
@@ -102,12 +102,11 @@ async def _print_table(pages: AsyncIterator[Answer[EventPage]], wanted: EventFil
 
 
 def table_of(*names: str) -> Table:
-    """Return a table whose last column gives way to the others."""
-    table = Table()
+    """Return a table whose last column takes the room that the others leave."""
+    table = Table(expand=True)
     for name in names[:-1]:
         table.add_column(name, no_wrap=True)
-    room = max(20, Console().width - 130)
-    table.add_column(names[-1], overflow="ellipsis", no_wrap=True, max_width=room)
+    table.add_column(names[-1], overflow="ellipsis", no_wrap=True, ratio=1, min_width=20)
     return table
 
 
@@ -119,6 +118,11 @@ def add_to(table: Table, *cells: object) -> None:
 def brief(value: Any) -> str:
     """Return a value as one short line that no terminal takes for a command."""
     return _plain(json.dumps(value, ensure_ascii=False)[:400])
+
+
+def gist(data: Mapping[str, Any]) -> str:
+    """Return what an event says as one short line, without the ids that say nothing to a person."""
+    return brief({name: value for name, value in data.items() if not name.endswith("_id")} or data)
 
 
 def _plain(text: str) -> str:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from api.bootstrap.audit import open_audit
 from api.bootstrap.database import database
-from api.cli_audit import FOR_PEOPLE, Json, Limit, add_to, brief, say, show_events, table_of
+from api.cli_audit import FOR_PEOPLE, Json, Limit, add_to, brief, gist, say, show_events, table_of
 from api.settings import read_settings
 from application.audit import AuditLog
 from application.audit_filter import MOST, event_filter, place_of, time_of
@@ -90,7 +90,7 @@ def _print_events(title: str, events: Iterable[Mapping[str, Any]]) -> None:
     table.title = title
     for one in events:
         row = (one["position"], one["recorded_at"], one["actor"], one["type"])
-        add_to(table, *row, brief(one["data"]))
+        add_to(table, *row, gist(one["data"]))
     Console().print(table)
 
 
@@ -115,7 +115,7 @@ def _print_entries(title: str, entries: Iterable[Entry]) -> None:
     table.title = title
     for one in entries:
         when = one.recorded_at.isoformat(timespec="seconds")
-        what = brief(one.text) if one.text else brief(one.detail)
+        what = brief(one.text) if one.text else gist(one.detail)
         status = str(one.detail.get("status") or "")
         add_to(table, one.position, when, one.actor, one.kind, status, what)
     Console().print(table)

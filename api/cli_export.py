@@ -70,7 +70,7 @@ def export(
         _say({"phase": "interrupted"}, "Stopped; run it again to go on.", as_json)
         sys.exit(INTERRUPTED)
     told = {"phase": "written", **_told(written)}
-    _say(told, f"{to}: {written.count:,} events, positions {written.first} to {written.last}.", as_json)
+    _say(told, f"{to}: {written.count:,} events, {_positions(written)}.", as_json)
 
 
 def _form(given: str) -> Format:
@@ -125,12 +125,14 @@ def _content(path: Path) -> str:
 def _sentence(found: Checked) -> str:
     if found.reason is None:
         sealed = f" Up to {max(found.checkpoints):,} they are what was sealed." if found.checkpoints else ""
-        return (
-            f"{found.count:,} events, positions {found.first} to {found.last}: as they were exported.{sealed}"
-        )
+        return f"{found.count:,} events, {_positions(found)}: as they were exported.{sealed}"
     if found.chunk is None:
         return f"{found.manifest}: {found.reason}."
     return f"Chunk {found.chunk} (positions {found.first} to {found.last}): {found.reason}."
+
+
+def _positions(said: Manifest | Checked) -> str:
+    return f"positions {said.first} to {said.last}" if said.first <= said.last else "no position"
 
 
 # --- saying it ------------------------------------------------------------------------------------

@@ -55,7 +55,11 @@ async def _feed(
 ) -> EventSourceResponse:
     live: LiveFeed = request.app.state.live
     log: FeedLog = request.app.state.log
-    position = await log.head() if position is None else position
+    head = await log.head()
+    if position is None:
+        position = head
+    elif position > head:
+        raise InvalidCursorError(reason=f"it is beyond the newest event, {head}")
     push = _pushing(Direct.of(request.scope))
     items = live.watch(position, conversation_id=conversation_id, owner=owner, push=push)
     return StreamResponse(_pieces(items), SEND_TIMEOUT_S)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable
+from typing import Final
 
 from api.bootstrap.keys import open_vault
 from api.settings import Settings
@@ -13,6 +14,8 @@ from infrastructure.projections.operating import Progress
 from infrastructure.projections.registry import READ_MODELS
 from infrastructure.scrubbing import Scrubbed, scrub
 
+# Whoever has the settings is whoever the server takes for somebody when nobody has to say who they are.
+OPERATOR: Final = "user:local"
 __all__ = ["Progress", "erase_conversation", "scrub_erased"]
 
 
@@ -23,7 +26,7 @@ async def erase_conversation(
     await asyncio.to_thread(open_vault, settings, url)
     async with open_pool(url, min_size=1, max_size=1) as pool:
         eraser = PostgresEraser(pool, f"erase:{os.getpid()}", lambda _: None)
-        return await eraser.erase(conversation_id, None, "operator", reason)
+        return await eraser.erase(conversation_id, None, OPERATOR, reason)
 
 
 def scrub_erased(settings: Settings, url: str, on_progress: Callable[[Progress], None]) -> Scrubbed:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from infrastructure.audit import seal_store
 from infrastructure.audit.notes import Checkpoint, NoteError, Signer, Verifier, parsed, signed
-from infrastructure.audit.signing import Signing
+from infrastructure.audit.signing import SETTING, Signing
 from infrastructure.audit.verify_range import connect
 from infrastructure.keys import KEY_BYTES, KeyUnusableError, write_key
 
@@ -25,13 +25,15 @@ def rotate(url: str, signing: Signing) -> Rotated:
 
     The newest checkpoint is stored once more, signed by the new key and, where it can be read, by the old
     one. A running sealer goes on with the new key by itself. Raises `KeyUnusableError` where a key cannot be
-    written, and `psycopg.Error`.
+    written or is no new one, and `psycopg.Error`.
     """
     key = secrets.token_bytes(KEY_BYTES)
     new = signing.signer(may_create=False) if signing.given else Signer(signing.origin, key)
     with connect(url) as connection, connection.transaction():
         seal_store.hold_off_writers(connection)
         found = seal_store.newest(connection)
+        if found and new.verifier.has_signed(parsed(found.note)):
+            raise KeyUnusableError(reason=f"{SETTING} is the one that signs already; set the new one first")
         old = _old(replace(signing, given=None), found) if found else None
         size = found.size if found else 0
         signing.note_verifier(size, new.verifier)

@@ -76,3 +76,6 @@ async def test_no_row_and_no_answer_of_another_conversation_is_touched(
         await followed(database_url)
         assert await asyncio.to_thread(rows_of_kept, database_url) == rows
         assert await told_of_kept(server.client) == told
+        by_hand = {"type": "conversation.erased", "actor": "user:local"}
+        receipts = (await server.client.http.get("/v1/audit/events", params=by_hand)).json()["events"]
+        assert [one["conversation_id"] for one in receipts] == ["gone"]

@@ -42,7 +42,7 @@ def store_sealed(url: str, events: Sequence[NewEvent]) -> int:
 async def erase(url: str, conversation: str) -> int:
     async with open_pool(url, min_size=1, max_size=1) as pool:
         eraser = PostgresEraser(pool, "node-1", lambda _: None)
-        return (await eraser.erase(conversation, None, "operator", None)).position
+        return (await eraser.erase(conversation, None, "user:local", None)).position
 
 
 async def live(

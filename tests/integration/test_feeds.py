@@ -115,8 +115,9 @@ async def test_somebody_elses_conversation_has_no_feed(database_url: str) -> Non
 
 async def test_a_bad_cursor_is_refused(database_url: str) -> None:
     async with serving(database_url) as server:
-        response: httpx.Response = await server.client.http.get("/v1/feed?after=1.2")
-        assert (response.status_code, response.json()["code"]) == (422, "invalid_cursor")
+        for cursor in ("1.2", "-1", "1"):  # the log is empty: there is no position 1 to come from
+            response: httpx.Response = await server.client.http.get("/v1/feed", params={"after": cursor})
+            assert (response.status_code, response.json()["code"]) == (422, "invalid_cursor")
 
 
 async def test_an_id_that_no_conversation_can_have_has_no_feed(database_url: str) -> None:

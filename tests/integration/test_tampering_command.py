@@ -76,6 +76,20 @@ def test_the_command_changes_the_key(log: Sealed) -> None:
     assert verify(log)[0] == 0
 
 
+def test_a_key_that_is_no_new_one_is_not_changed_to(log: Sealed) -> None:
+    given = {
+        "database_url": log.url,
+        "keys": log.folder / "keys",
+        "signing_key": log.folder / "keys/signing.key",
+    }
+    before = sealed_checkpoints(log.url)
+    done = minutebook(log.folder, "audit", "rotate-key", **given)
+    assert done.returncode == 1
+    assert "MINUTEBOOK_SIGNING_KEY is the one that signs already; set the new one first" in done.stderr
+    assert sealed_checkpoints(log.url) == before
+    assert verify(log)[0] == 0
+
+
 def test_a_file_that_is_not_there_is_a_sentence(log: Sealed) -> None:
     done = minutebook(log.folder, "audit", "verify", "--checkpoint", "nowhere.note", database_url=log.url)
     assert done.returncode == 2
