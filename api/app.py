@@ -2,10 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from copy import copy
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.datastructures import State
 from starlette.types import Message
 
 from api import (
@@ -71,7 +74,18 @@ class Described(FastAPI):
 
 
 def create_app(doors: Doors) -> FastAPI:
-    """Return the application."""
+    """Return the application, with its routes worked out.
+
+    The first one of a process blocks for a moment: call it beside the event loop.
+    """
+    app = copy(_routes())  # the routes are everybody's, what they reach is this application's own
+    app.state = State(vars(doors).copy())
+    return app
+
+
+@cache
+def _routes() -> FastAPI:
+    """Return an application that reaches nothing; the framework has worked its routes out by a request."""
     app = Described(
         title="Minutebook",
         summary="The minutes of conversations between people and agents.",
@@ -79,21 +93,10 @@ def create_app(doors: Doors) -> FastAPI:
         responses=errors.RESPONSES,
         version=VERSION,
     )
-    for name, value in vars(doors).items():
-        setattr(app.state, name, value)
     errors.install(app)
     asking = (reads, amendments, erasing, audit, audit_questions, exports, proofs, schema)
     for door in (streams, feeds, *asking, health, origin, console):
         app.include_router(door.router)
-    return app
-
-
-def warmed_up(doors: Doors) -> FastAPI:
-    """Return the application with its routes worked out; the framework would do it in the first request.
-
-    Blocks for a moment: call it beside the event loop.
-    """
-    app = create_app(doors)
     asyncio.run(_ask_for_nothing(app))
     return app
 

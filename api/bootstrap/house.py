@@ -43,7 +43,7 @@ async def open_house(
 
     `model` answers instead of all those that the settings and the agents name.
     """
-    from api.app import warmed_up  # a third of the start, and of no use to any other command
+    from api.app import create_app  # a third of the start, and of no use to any other command
 
     node = f"{socket.gethostname()}:{os.getpid()}:{new_id()[-12:]}"
     metrics = PrometheusMetrics()
@@ -61,7 +61,7 @@ async def open_house(
             open_turns(store, settings, kit) as turns,
             open_background(store, settings, turns, metrics) as sealer,
         ):
-            app = await asyncio.to_thread(warmed_up, doors_of(store, settings, turns, sealer, metrics))
+            app = await asyncio.to_thread(create_app, doors_of(store, settings, turns, sealer, metrics))
             turns.running.open_keeper()
             try:
                 yield House(app, turns.running, turns.live, node)
