@@ -20,7 +20,7 @@ from infrastructure.projections.read_model import ReadModel, RowKey, Rows
 from infrastructure.projections.reading import read_range, readable
 from infrastructure.projections.values import ERASURE
 from infrastructure.projections.writing import Store
-from infrastructure.projections.yielding import Courtesy, step_back
+from infrastructure.projections.yielding import Courtesy
 from infrastructure.vault import Vault
 
 RANGE: Final = 50_000  # positions between two checkpoints
@@ -44,14 +44,20 @@ class Loader:
     """
 
     def __init__(
-        self, model: ReadModel, mark: RebuildMark, suffix: str, parts: int, vault: Vault | None = None
+        self,
+        model: ReadModel,
+        mark: RebuildMark,
+        suffix: str,
+        parts: int,
+        vault: Vault | None = None,
+        courtesy: Courtesy | None = None,
     ) -> None:
         self._model = model
         self._vault = vault
         self._mark = mark
         self._store = Store(model, suffix)
         self._parts = parts
-        self._courtesy = Courtesy()
+        self._courtesy = courtesy or Courtesy()
         self._rows = Rows()
         self._known: set[str] = set()  # conversations with all their rows in memory
 
@@ -118,13 +124,12 @@ class Loader:
 
 def load_part(
     url: str, model: ReadModel, mark: RebuildMark, suffix: str, parts: int,
-    position: int, target: int, reports: Connection, vault: Vault | None = None,
+    position: int, target: int, reports: Connection, vault: Vault | None, courtesy: Courtesy,
 ) -> None:  # fmt: skip
     """Load one part up to `target`: the life of a worker process. Ends when its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     gc.disable()  # rows have no cycles, and there are many of them
-    step_back()  # requests come first
-    loader = Loader(model, mark, suffix, parts, vault)
+    loader = Loader(model, mark, suffix, parts, vault, courtesy)
     try:
         _stay_with_parent()
         with connect(url, "rebuild read") as reading, connect(url, "rebuild write") as writing:

@@ -22,7 +22,7 @@ from infrastructure.projections.loading import load_part
 from infrastructure.projections.read_model import ReadModel
 from infrastructure.projections.reading import head_of, read_page
 from infrastructure.projections.writing import Store
-from infrastructure.projections.yielding import Courtesy
+from infrastructure.projections.yielding import Courtesy, step_back
 from infrastructure.vault import Vault
 
 CATCH_UP: Final = -1  # the part that goes on where the loading ended
@@ -94,6 +94,7 @@ class Rebuild:
     def run(self) -> int:
         """Build, catch up and swap; returns the position at the swap, or -1 where it was cancelled."""
         with self.locked() as connection:
+            self._courtesy.look(connection)  # the workers have something to compare their first look with
             checkpoints.make_sure(connection, self._model)
             generation = self._resumed(connection) or self.begin(connection, head_of(connection))
             if not (self.build(connection, generation) and self._caught_up(connection, generation)):
@@ -178,22 +179,12 @@ class Rebuild:
         for part, position, target in parts:
             ours, theirs = context.Pipe(duplex=False)
             mark = RebuildMark(self._model.name, part, generation)
+            given = (self._url, self._model, mark, suffix(generation), len(parts), position, target, theirs)
             process = context.Process(
-                target=load_part,
-                args=(
-                    self._url,
-                    self._model,
-                    mark,
-                    suffix(generation),
-                    len(parts),
-                    position,
-                    target,
-                    theirs,
-                    self._vault,
-                ),
-                daemon=True,
+                target=load_part, args=(*given, self._vault, self._courtesy), daemon=True
             )
             process.start()
+            step_back(process.pid)  # requests come first, also before all that it imports
             theirs.close()  # so that we see the end when the process is gone
             processes.append(process)
             reports[ours] = part

@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import suppress
 from typing import Final
 
 import psycopg
@@ -17,13 +18,18 @@ _AFRESH: Final = b"SELECT pg_stat_clear_snapshot()"  # a transaction sees the sa
 _COMMITTED: Final = b"SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
 
 
-def step_back() -> None:
-    """Let other processes of this machine go first."""
-    os.setpriority(os.PRIO_PROCESS, 0, max(_NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
+def step_back(pid: int | None) -> None:
+    """Let other processes of this machine go before this one, where it is there at all."""
+    if pid is not None:
+        with suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, pid, max(_NICENESS, os.getpriority(os.PRIO_PROCESS, pid)))
 
 
 class Courtesy:
-    """Looks whether a database serves others, and rests in between while it does."""
+    """Looks whether a database serves others, and rests in between while it does.
+
+    What one process has seen may be given to another one of this machine.
+    """
 
     def __init__(self) -> None:
         self.is_needed = False
