@@ -39,6 +39,7 @@ from tests.benchmarks.big_log import fill
 
 WORKERS = 2
 PREFIX_S = 4.0  # for how long the library runs
+SETTLED_S = 2.0  # until a rebuild does not take the library's transactions for somebody to make way for
 
 
 # ---------------------------------------------------------------- the library's runner
@@ -179,6 +180,7 @@ def race(url: str, events: int) -> list[Row]:
     rows = [("bare COPY to nowhere", f"{limit:,.0f} events/s", "", "")]
     for model in READ_MODELS:
         theirs = library_rate(url, model)
+        time.sleep(SETTLED_S)
         rate, phases = rebuild_rate(url, model, events)
         loaded = phases.get("indexing", 0.0)
         figure = f"{rate:,.0f} events/s (loading alone {events / loaded:,.0f})" if loaded else f"{rate:,.0f}"
