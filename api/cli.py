@@ -1,4 +1,4 @@
-"""The command line: `minutebook serve | migrate | turns | doctor`."""
+"""The command line: `minutebook`, in the order in which `--help` lists its commands."""
 
 import asyncio
 import json
@@ -27,8 +27,10 @@ from api import (
 from api.bootstrap.database import database
 from api.bootstrap.models import check_settings
 from api.bootstrap.operator import operator_turns
+from api.cli_tables import add_to, print_table, table_of
 from api.settings import Settings, SettingsError, read_settings
 from api.stopping import Stop
+from application.errors import InvalidFilterError
 from domain.errors import MinutebookError
 
 cli = typer.Typer(
@@ -40,24 +42,17 @@ cli = typer.Typer(
     epilog="Start with `minutebook serve`: it brings its own PostgreSQL and a demo model.",
 )
 out = Console()
-cli_projections.register(cli)
-cli_audit_questions.register(cli_audit.audit)
-cli_export.register(cli_audit.audit)
-cli_verify.register(cli_audit.audit)
-cli.add_typer(cli_audit.audit, name="audit")
-cli.command("import")(cli_import.import_conversations)
-cli.command(epilog="Try `minutebook erase CONVERSATION --reason 'asked for by the person'`.")(cli_erase.erase)
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for scripts.")]
 
 
 def main() -> None:
-    """Run the command line; what is wrong is one sentence: exit code 2 for a setting, 1 for anything else."""
+    """Run the command line; what is wrong is one sentence: 2 for a setting or option, 1 for anything else."""
     signal.signal(signal.SIGTERM, _leave)
     try:
         cli()
     except (SettingsError, MinutebookError) as error:
         print(f"minutebook: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, SettingsError) else 1)
+        sys.exit(2 if isinstance(error, SettingsError | InvalidFilterError) else 1)
     except psycopg.Error as error:
         print(f"minutebook: The database did not do it: {_why(error)}.", file=sys.stderr)
         sys.exit(1)
@@ -165,10 +160,16 @@ def turns(
         for row in rows:
             print(json.dumps(row))
         return
-    table = Table("accepted_at", "turn", "conversation", "kind", "state", "attempt", "code")
+    names = ("accepted_at", "turn", "conversation", "kind", "state", "attempt", "code")
+    table = table_of(*names)
     for row in rows:
-        table.add_row(*(str(row[str(column.header)] or "") for column in table.columns))
-    out.print(table)
+        add_to(table, *(row[name] or "" for name in names))
+    print_table(table)
+
+
+cli_projections.register(cli)
+cli.command("import")(cli_import.import_conversations)
+cli.command(epilog="Try `minutebook erase CONVERSATION --reason 'asked for by the person'`.")(cli_erase.erase)
 
 
 @cli.command(
@@ -189,3 +190,9 @@ def doctor(as_json: Json = False) -> None:
         table.add_row(f"MINUTEBOOK_{name.upper()}", values[f"MINUTEBOOK_{name.upper()}"], field.description)
     out.print(table)
     out.print(f"PostgreSQL {version // 10_000} answers, and its tables are up to date. All is well.")
+
+
+cli_audit_questions.register(cli_audit.audit)
+cli_export.register(cli_audit.audit)
+cli_verify.register(cli_audit.audit)
+cli.add_typer(cli_audit.audit, name="audit")

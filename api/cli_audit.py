@@ -1,17 +1,14 @@
 """`minutebook audit`: what happened, asked of the log without a server."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from api.bootstrap.audit import open_audit
 from api.bootstrap.database import database
+from api.cli_tables import add_to, gist, print_table, table_of
 from api.settings import Settings, read_settings
 from application.audit import EventPage, event_said, every_page
 from application.audit_filter import EventFilter, event_filter
@@ -96,37 +93,9 @@ async def _print_table(pages: AsyncIterator[Answer[EventPage]], wanted: EventFil
             when = event.recorded_at.isoformat(timespec="seconds")
             kind, what = event.type.partition(".")[2], gist(event.data)
             add_to(table, event.position, when, event.actor, event.conversation_id, kind, what)
-    Console().print(table)
+    print_table(table, cut_last=True)
     if count == limit:
         print(f"There may be more: {'--before' if wanted.newest_first else '--after'} {last}")
-
-
-def table_of(*names: str) -> Table:
-    """Return a table whose last column takes the room that the others leave."""
-    table = Table(expand=True)
-    for name in names[:-1]:
-        table.add_column(name, no_wrap=True)
-    table.add_column(names[-1], overflow="ellipsis", no_wrap=True, ratio=1, min_width=20)
-    return table
-
-
-def add_to(table: Table, *cells: object) -> None:
-    """Add a row, letter by letter as it is: nothing in it is markup, or a command to the terminal."""
-    table.add_row(*(Text(_plain(str(cell))) for cell in cells))
-
-
-def brief(value: Any) -> str:
-    """Return a value as one short line that no terminal takes for a command."""
-    return _plain(json.dumps(value, ensure_ascii=False)[:400])
-
-
-def gist(data: Mapping[str, Any]) -> str:
-    """Return what an event says as one short line, without the ids that say nothing to a person."""
-    return brief({name: value for name, value in data.items() if not name.endswith("_id")} or data)
-
-
-def _plain(text: str) -> str:
-    return "".join(one if one.isprintable() else " " for one in text)
 
 
 def say(told: Any) -> None:

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
 
 from api.bootstrap.audit import open_audit
 from api.bootstrap.database import database
-from api.cli_audit import FOR_PEOPLE, Json, Limit, add_to, brief, gist, say, show_events, table_of
+from api.cli_audit import FOR_PEOPLE, Json, Limit, say, show_events
+from api.cli_tables import add_to, brief, gist, print_table, table_of
 from api.settings import read_settings
 from application.audit import AuditLog
 from application.audit_filter import MOST, event_filter, place_of, time_of
@@ -35,7 +35,7 @@ T = TypeVar("T")
 Columns = tuple[Sequence[str], Callable[[Mapping[str, Any]], Sequence[object]]]
 Id = Annotated[str, typer.Argument(help="The id of a conversation.")]
 Position = Annotated[int, typer.Argument(min=0, max=MOST, help="A position of the log.")]
-At = Annotated[str, typer.Option(help="A position of the log, or a time; absent: now.")]
+At = Annotated[str, typer.Option(help="A position of the log, or a time; absent: now.", show_default=False)]
 Since = Annotated[str | None, typer.Option("--from", help="A time, itself included.")]
 Until = Annotated[str | None, typer.Option("--to", help="A time, itself left out.")]
 Conversation = Annotated[str | None, typer.Option(help="The id of a conversation.")]
@@ -91,7 +91,7 @@ def _print_events(title: str, events: Iterable[Mapping[str, Any]]) -> None:
     for one in events:
         row = (one["position"], one["recorded_at"], one["actor"], one["type"])
         add_to(table, *row, gist(one["data"]))
-    Console().print(table)
+    print_table(table, cut_last=True)
 
 
 def show_conversation(conversation_id: Id, at: At = str(MOST), as_json: Json = False) -> None:
@@ -118,7 +118,7 @@ def _print_entries(title: str, entries: Iterable[Entry]) -> None:
         what = brief(one.text) if one.text else gist(one.detail)
         status = str(one.detail.get("status") or "")
         add_to(table, one.position, when, one.actor, one.kind, status, what)
-    Console().print(table)
+    print_table(table, cut_last=True)
 
 
 def diff(
@@ -282,4 +282,4 @@ def _print(found: Sequence[Mapping[str, Any]], columns: Columns) -> None:
     table = table_of(*names)
     for one in found:
         add_to(table, *cells(one))
-    Console().print(table)
+    print_table(table, cut_last=True)

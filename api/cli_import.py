@@ -41,11 +41,11 @@ def import_conversations(
     if is_export(file):
         _restore(file, as_json)
         return
-    text = _read(file)
+    chats = _chats(file)
     counts = {"imported": 0, "already_there": 0, "bad": 0, "events": 0}
     settings = read_settings()
     with database(settings) as url, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_import(settings, url, text, Importing(subject, agent), counts))
+        runner.run(_import(settings, url, chats, Importing(subject, agent), counts))
     if as_json:
         print(json.dumps(counts))
     else:
@@ -75,6 +75,13 @@ def _restore(file: Path, as_json: bool) -> None:
     print(json.dumps({"restored": count}) if as_json else f"{count:,} events, as they were exported.")
 
 
+def _chats(file: Path) -> list[tuple[int, Any]]:
+    try:
+        return list(read_chats(_read(file)))
+    except MinutebookError as error:
+        raise SettingsError(f"{file} cannot be read. {error}") from None
+
+
 def _read(file: Path) -> bytes:
     try:
         return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
@@ -83,12 +90,8 @@ def _read(file: Path) -> bytes:
 
 
 async def _import(
-    settings: Settings, url: str, text: bytes, importing: Importing, counts: dict[str, int]
+    settings: Settings, url: str, chats: list[tuple[int, Any]], importing: Importing, counts: dict[str, int]
 ) -> None:
-    try:
-        chats = list(read_chats(text))
-    except MinutebookError as error:
-        raise SettingsError(str(error)) from None
     columns = (TextColumn("importing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     async with open_import_log(settings, url) as log:
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
 
 from api.bootstrap.database import database
 from api.bootstrap.projections import (
@@ -21,6 +20,7 @@ from api.bootstrap.projections import (
     verify_projection,
 )
 from api.bootstrap.projections import Progress as Step
+from api.cli_tables import add_to, print_table, table_of
 from api.exit_codes import DOES_NOT_FIT, INTERRUPTED
 from api.interrupting import until_interrupted
 from api.settings import Settings, read_settings
@@ -44,11 +44,11 @@ def projections(as_json: Json = False) -> None:
         for row in rows:
             print(json.dumps(row))
         return
-    table = Table("projection", "version", "position", "lag", "state", "failed at", "error")
+    table = table_of("projection", "version", "position", "lag", "state", "failed at", "error")
     for row in rows:
         values = (row["name"], row["version"], row["position"], row["lag"], _state(row))
-        table.add_row(*map(str, values), str(row["failed_position"] or ""), row["error"] or "")
-    Console().print(table)
+        add_to(table, *values, row["failed_position"] or "", row["error"] or "")
+    print_table(table)
 
 
 def _state(row: dict[str, Any]) -> str:
@@ -76,7 +76,7 @@ def rebuild(
                     if not one(settings, url, name, show, is_cancelled, as_json):
                         sys.exit(INTERRUPTED if is_cancelled() else DOES_NOT_FIT)
         except MinutebookError as error:
-            _say({"error": error.code, "message": str(error)}, str(error), as_json, sys.stderr)
+            _say({"error": error.code, "message": str(error)}, f"minutebook: {error}", as_json, sys.stderr)
             sys.exit(1)
 
 

@@ -1,6 +1,7 @@
 """The HTTP server: one socket, and a shutdown that lets turns finish first."""
 
 import asyncio
+import errno
 import gc
 import socket
 from collections.abc import Callable, Iterator
@@ -31,10 +32,19 @@ def listen(host: str, port: int) -> socket.socket:
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        raise SettingsError(
-            f"Cannot listen on {host}:{port}: {error.strerror or error}. Try --port 0."
-        ) from None
+        raise SettingsError(f"Cannot listen on {host}:{port}: {_why_not(error)}.") from None
     return sock
+
+
+def _why_not(error: OSError) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "somebody listens there already; choose another port, as --port 8001, or 0 for a free one"
+        case errno.EACCES:
+            return "this port takes more rights; choose one above 1023"
+        case errno.EADDRNOTAVAIL:
+            return "this machine has no such address; --host is one of its own"
+    return f"{error.strerror or error}"
 
 
 class Server(uvicorn.Server):

@@ -10,7 +10,7 @@ class InvalidMessageError(MinutebookError):
 
 
 class InvalidJsonError(MinutebookError):
-    """The body is not valid JSON: {reason}."""
+    """This is not valid JSON: {reason}."""
 
     code = "invalid_json"
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import inspect
-import json
 import shutil
 import tempfile
 import uuid
@@ -17,10 +16,10 @@ import pytest
 from infrastructure.postgres.embedded import EmbeddedPostgres
 from infrastructure.postgres.schema import migrate
 from tests.loop_watch import LoopWatch
+from tests.recorded import recorded_conversations
 
 pytest_plugins = ["pytester"]
 
-REPOSITORY = Path(__file__).parent.parent
 TEMPLATE = "migrated"
 # No power is lost in a test: what is written need not reach the disk. Never in the product.
 NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "128MB"}
@@ -119,11 +118,8 @@ def server_folder() -> Iterator[Path]:
 # ---------------------------------------------------------------- real conversations
 @pytest.fixture(scope="session")
 def airline_conversations() -> list[dict[str, Any]]:
-    """The recorded conversations, as `{"id", "messages": [...]}`; they are kept beside the repository."""
-    path = REPOSITORY.parent / "shared" / "data" / "airline-conversations.jsonl"
-    if not path.exists():
-        pytest.skip("the recorded conversations are not here: ../shared/data/airline-conversations.jsonl")
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """The recorded conversations, as `{"id", "messages": [...]}`."""
+    return recorded_conversations()
 
 
 # ---------------------------------------------------------------- nothing blocks the loop

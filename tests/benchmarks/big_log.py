@@ -7,7 +7,6 @@ new ids, at valid positions and versions. All conversations of a round run side 
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -17,8 +16,8 @@ from domain.aggregate import By
 from domain.conversation import Conversation
 from infrastructure.postgres.batch import NewEvent
 from infrastructure.postgres.mapper import MinutesMapper
+from tests.recorded import recorded_conversations
 
-DATA = Path(__file__).parents[3] / "shared" / "data" / "airline-conversations.jsonl"
 DECIDED = ("book_", "cancel_", "update_", "send_")
 OWNERS = 10  # subjects the conversations belong to
 
@@ -92,8 +91,10 @@ def _answer(
 def templates() -> list[list[NewEvent]]:
     """Return the events of each recorded conversation, as they would be stored."""
     mapper = MinutesMapper()
-    lines = [json.loads(line) for line in DATA.read_text().splitlines()]
-    return [[mapper.to_new_event(event) for event in events_of(line["messages"])] for line in lines]
+    return [
+        [mapper.to_new_event(event) for event in events_of(one["messages"])]
+        for one in recorded_conversations()
+    ]
 
 
 def fill(url: str, events: int) -> int:

@@ -76,7 +76,7 @@ def test_a_taken_port_is_said_before_anything_starts(server_folder: Path) -> Non
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         said = refused(server_folder, "serve", port=port)
-    assert f"Cannot listen on 127.0.0.1:{port}" in said
+    assert f"Cannot listen on 127.0.0.1:{port}: somebody listens there already" in said
     assert not (server_folder / DATA).exists()
 
 
@@ -208,3 +208,19 @@ def test_the_doctor_shows_every_setting_and_no_secret(database_url: str, server_
 def test_the_doctor_finds_what_serve_would_stumble_over(server_folder: Path) -> None:
     assert "OPENAI_API_KEY" in refused(server_folder, "doctor", model="openai:x")
     assert "nobody answers" in refused(server_folder, "doctor", database_url="postgresql://127.0.0.1:1/x")
+
+
+def test_an_option_that_is_wrong_is_told_from_what_could_not_be_done(server_folder: Path) -> None:
+    assert "is a time as" in refused(server_folder, "audit", "events", "--from", "yesterday")
+
+
+def test_a_file_that_cannot_be_imported_is_named(server_folder: Path) -> None:
+    (server_folder / "broken.json").write_text("{broken")
+    said = refused(server_folder, "import", "broken.json")
+    assert "broken.json cannot be read. This is not valid JSON" in said
+    assert not (server_folder / DATA).exists()
+
+
+def test_an_address_of_another_machine_is_said_to_be_none_of_ours(server_folder: Path) -> None:
+    said = refused(server_folder, "serve", "--host", "192.0.2.1", port=0, allow_remote=True)
+    assert "this machine has no such address" in said
