@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from math import inf
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 from uuid import uuid4
@@ -16,6 +17,8 @@ from minutebook_client.frames import Frame, RefusedError, UnreachableError, pars
 
 # A server says something every 15 seconds at least; one that is silent for longer has gone.
 TIMEOUT: Final = httpx.Timeout(10, read=40)
+# A stream that was open for longer was cut, and not refused.
+STEADY_S: Final = 1.0
 NOT_NOW: Final = (429, 502, 503, 504)
 UNSET: Final = object()
 
@@ -164,7 +167,7 @@ class Client:
         while True:
             ask = again if cursor and first != again else first
             try:
-                async with aclosing(self._streamed(ask, cursor)) as frames:
+                async with aclosing(self._streamed(ask, cursor, patience)) as frames:
                     async for frame in frames:
                         cursor = frame.id or cursor
                         patience.renew()
@@ -178,13 +181,14 @@ class Client:
                 first = again
             await patience.wait()
 
-    async def _streamed(self, ask: Ask, cursor: str | None) -> Frames:
+    async def _streamed(self, ask: Ask, cursor: str | None, patience: "_Patience") -> Frames:
         method, path, body = ask
         headers = {"Accept": "text/event-stream", **({"Last-Event-ID": cursor} if cursor else {})}
         async with self._http.stream(method, path, json=body, headers=headers) as response:
             if response.status_code != 200:
                 await response.aread()
                 _raise(response)
+            patience.answered()
             async for frame in parsed(response.aiter_bytes()):
                 yield frame
 
@@ -209,7 +213,8 @@ class _NotNowError(Exception):
 class _Patience:
     """Pauses that grow from 0.1 to 5 seconds, each a little different from other clients'.
 
-    It runs out `limit_s` seconds after the first break that nothing has come after.
+    It runs out `limit_s` seconds after the first break that nothing has come after: no frame, and no stream
+    that stayed open for `STEADY_S` seconds.
     """
 
     def __init__(self, limit_s: float) -> None:
@@ -219,9 +224,16 @@ class _Patience:
 
     def renew(self) -> None:
         self._since: float | None = None
+        self._answered_at = inf
         self._pause_s = 0.1
 
+    def answered(self) -> None:
+        self._answered_at = time.monotonic()
+
     async def wait(self) -> None:
+        if time.monotonic() - self._answered_at > STEADY_S:
+            self.renew()
+        self._answered_at = inf
         if self._since is None:
             self._since = time.monotonic()
         if time.monotonic() - self._since > self._limit_s:

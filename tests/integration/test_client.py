@@ -189,6 +189,26 @@ async def test_a_server_that_stays_away_is_an_error_in_the_end(unused_tcp_port: 
             await client.turn("t")
 
 
+async def test_a_feed_in_which_nothing_happens_outlives_any_number_of_breaks() -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n: still here\n\n"
+    event = b'id: 1\nevent: conversation.renamed\ndata: {"position":1}\n\n'
+    asked = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head + (event if asked == 3 else b""))
+        await writer.drain()
+        await asyncio.sleep(1.2)  # longer than the client is patient: but it has been answered
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1")
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, Client(url, patience_s=1) as client:
+        assert (await anext(client.watch_conversation("c"))).position == 1
+
+
 def test_the_client_needs_httpx_and_nothing_of_the_server() -> None:
     code = (
         "import sys, minutebook_client; known = {*sys.stdlib_module_names};"
