@@ -142,6 +142,9 @@ class TurnService:
     # --- accepting -------------------------------------------------------------------------------
 
     async def _begin(self, row: TurnRow, conversation_id: str) -> Following:
+        if self._running.is_closing:  # since it was asked for: nobody would wait for its end
+            await self._kit.turns.withdraw(row.turn_id, row.attempt)
+            raise ShuttingDownError
         turn = self._running.start(row, on_end=lambda: self._queues.wake(conversation_id))
         await asyncio.shield(turn.opened)
         return Following(row, turn.stream.watch())
@@ -176,6 +179,7 @@ class TurnService:
                 if not isinstance(outcome, Busy) or left <= 0 or not place.is_first:
                     return outcome
                 await place.wait(min(left, POLL_S))
+                self._refuse_while_closing()
 
     def _refuse_while_closing(self) -> None:
         if self._running.is_closing:

@@ -36,6 +36,7 @@ _REFUSALS: dict[int, type[MinutebookError]] = {Status.CONFLICT: ConflictError, S
 _DATA_ERRORS = ("21", "22", "23", "54")
 # Two transactions waited for each other, and the server chose ours to give way.
 _COLLISIONS = ("40",)
+LAST_HINT_S = 1.0  # for how long an end waits until readers are told of what was stored last
 
 Outcome = Stored | MinutebookError
 
@@ -121,9 +122,9 @@ class Appender:
         if self._tasks:
             appending, notifying = self._tasks
             await appending
-            notifying.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await notifying
+            self._notifier.stop()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(notifying, LAST_HINT_S)
         await self._disconnect()
 
     @staticmethod

@@ -24,6 +24,8 @@ class Notifier:
         self._conninfo = conninfo
         self._pause_s = pause_s
         self._head = 0
+        self._told = 0
+        self._is_over = False
         self._news = asyncio.Event()
         self._connection: psycopg.AsyncConnection | None = None
 
@@ -32,21 +34,31 @@ class Notifier:
         self._head = max(self._head, head)
         self._news.set()
 
+    def stop(self) -> None:
+        """Let `run` end when it has announced what it was told last."""
+        self._is_over = True
+        self._news.set()
+
     async def run(self) -> None:
-        """Announce until cancelled."""
+        """Announce until stopped."""
         try:
-            while True:
+            while not self._is_over:
                 await self._news.wait()
                 self._news.clear()
                 await self._announce()
                 await asyncio.sleep(self._pause_s)
+            await self._announce()
         finally:
             await self._close()
 
     async def _announce(self) -> None:
+        head = self._head
+        if head == self._told:
+            return
         try:
             wire = await self._connected()
-            await wire.row([str(self._head).encode()], PATIENCE_S)
+            await wire.row([str(head).encode()], PATIENCE_S)
+            self._told = head
         except (psycopg.Error, OSError):
             await self._close()
             await asyncio.sleep(1)

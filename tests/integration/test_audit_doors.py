@@ -94,7 +94,7 @@ async def test_a_wrong_filter_is_refused_with_what_to_do_through_both_doors(
         refused = await asked(server, 422, actor="ada")
         assert (refused["code"], sentence in refused["detail"]) == ("invalid_filter", True)
     code, _, err = await audited(tmp_path, database_url, "events", "--actor", "ada")
-    assert (code, sentence in err) == (1, True), err
+    assert (code, sentence in err) == (2, True), err
 
 
 async def test_a_misspelled_filter_and_an_unknown_turn_are_refused(database_url: str) -> None:

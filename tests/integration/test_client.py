@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
 
@@ -192,21 +192,26 @@ async def test_a_server_that_stays_away_is_an_error_in_the_end(unused_tcp_port: 
 async def test_a_feed_in_which_nothing_happens_outlives_any_number_of_breaks() -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n: still here\n\n"
     event = b'id: 1\nevent: conversation.renamed\ndata: {"position":1}\n\n'
-    asked = 0
+    asked, last_is_over = 0, asyncio.Event()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal asked
         asked += 1
         await reader.readuntil(b"\r\n\r\n")
         writer.write(head + (event if asked == 3 else b""))
-        await writer.drain()
-        await asyncio.sleep(1.2)  # longer than the client is patient: but it has been answered
+        with suppress(TimeoutError):  # longer than the client is patient: but it has been answered
+            await asyncio.wait_for(reader.read(), 1.2)
         writer.close()
+        await writer.wait_closed()
+        if asked == 3:
+            last_is_over.set()
 
     server = await asyncio.start_server(answer, "127.0.0.1")
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, Client(url, patience_s=1) as client:
-        assert (await anext(client.watch_conversation("c"))).position == 1
+    async with server:
+        async with Client(url, patience_s=1) as client, aclosing(client.watch_conversation("c")) as frames:
+            assert (await anext(frames)).position == 1
+        await last_is_over.wait()
 
 
 def test_the_client_needs_httpx_and_nothing_of_the_server() -> None:
