@@ -123,7 +123,9 @@ async def _known(_: Request, error: Exception) -> JSONResponse:
 async def _of_the_framework(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 (the handler is registered for it)
     code, sentence = _OF_THE_FRAMEWORK.get(error.status_code, _NOT_VALID)
-    return problem(code, sentence, retryable=False)
+    answer = problem(code, sentence, retryable=False)
+    answer.headers.update(error.headers or {})  # which methods an address takes
+    return answer
 
 
 async def _not_valid(_: Request, error: Exception) -> JSONResponse:

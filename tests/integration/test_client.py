@@ -276,7 +276,6 @@ for await (const frame of watch(server, "c")) {
 let code;
 try { for await (const _ of watch(server, "nobody")); } catch (problem) { code = problem.code; }
 console.log(said.join(" ")); console.log(stored.join(" ")); console.log(last.type, code);
-process.exit(0);
 """
 
 
@@ -299,3 +298,32 @@ async def test_the_javascript_of_the_page_resumes_behind_a_proxy_that_cuts(
     check_ids(said.split())
     assert [int(one) for one in positions.split()] == await stored(database_url)
     assert end == "turn.committed conversation_not_found"
+
+
+LISTEN = """
+import { watch } from "./minutebook.mjs";
+const seen = [];
+for await (const frame of watch(process.env.SERVER_URL, "c")) {
+  if (!["turn.failed", "conversation.assistant_message_sent"].includes(frame.type)) continue;
+  seen.push(frame.type);
+  if (seen.length === 3) break;
+}
+console.log(seen.join(" "));
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+async def test_the_javascript_of_the_page_watches_on_behind_a_failed_turn_and_leaves_when_it_is_told(
+    database_url: str, tmp_path: Path
+) -> None:
+    example("minutebook.mjs", tmp_path)
+    (tmp_path / "listen.mjs").write_text(LISTEN)
+    async with serving(database_url) as server:
+        await server.client.say("hello", conversation_id="c")
+        listening = asyncio.create_task(output_of("node", str(tmp_path / "listen.mjs"), url=server.url))
+        await until(lambda: server.house.live.has_readers, 60)
+        await server.client.say("fail", conversation_id="c")
+        await server.client.say("hello", conversation_id="c")
+        said = "conversation.assistant_message_sent"
+        assert (await listening).split() == [said, "turn.failed", said]
+        await until(lambda: not server.house.live.has_readers, 60)

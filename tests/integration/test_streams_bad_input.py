@@ -162,5 +162,7 @@ async def test_strange_addresses_and_methods_are_answered_in_the_same_shape(data
         http = server.client.http
         assert problem_of(await http.get("/v1/nothing")) == (404, "not_found")
         assert problem_of(await http.get("/v1/messages/stream")) == (405, "method_not_allowed")
-        assert problem_of(await http.put("/v1/turns/x")) == (405, "method_not_allowed")
+        refused = await http.put("/v1/turns/x")
+        assert problem_of(refused) == (405, "method_not_allowed")
+        assert refused.headers["allow"] == "GET"
         assert await rows(database_url, "SELECT count(*) FROM turns") == [(0,)]
