@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request
@@ -12,8 +13,10 @@ from api.auth import Chatter, Identity
 from api.direct import Direct, as_chunk
 from api.reading import ConversationId
 from api.sse import HEARTBEAT, PIECE_BYTES, SEND_TIMEOUT_S, STREAMED, StreamResponse, one_line
+from application.beginning import own_only
 from application.errors import InvalidCursorError
 from application.live import Batch, FeedItem, FeedLog, LiveFeed, Push
+from application.turns import TurnService
 from domain.errors import ConversationNotFoundError
 
 router = APIRouter(prefix="/v1", tags=["feeds"])
@@ -35,10 +38,31 @@ async def watch_conversation(
     after: After = None,
 ) -> EventSourceResponse:
     """Stream a conversation's events, and what its running turn says meanwhile (without an id)."""
+    is_stored = await _is_stored(request, conversation_id, caller)
+    position = await _begun(request, last_event_id or after)
+    live: LiveFeed = request.app.state.live
+    if is_stored:
+        push = _pushing(Direct.of(request.scope))
+        return _answer(live.watch(position, conversation_id=conversation_id, push=push))
+    turns: TurnService = request.app.state.turns
+    items = live.watch(position, conversation_id=conversation_id)
+    return _answer(own_only(items, partial(turns.is_own, subject=caller.subject)))
+
+
+async def _is_stored(request: Request, conversation_id: str, caller: Identity) -> bool:
+    """Return whether one's own conversation is stored; if not, its first turn runs.
+
+    Raises `ConversationNotFoundError`.
+    """
     log: FeedLog = request.app.state.log
-    if await log.owner_of(conversation_id) not in _owners(caller):
+    owner = await log.owner_of(conversation_id)
+    if owner is None:
+        if await request.app.state.turns.is_running_in(conversation_id, caller.subject):
+            return False
+        owner = await log.owner_of(conversation_id)  # it may have been stored while we asked
+    if owner != caller.subject:
         raise ConversationNotFoundError
-    return await _feed(request, _position(last_event_id or after), conversation_id, None)
+    return True
 
 
 @router.get("/feed", response_class=EventSourceResponse, responses=STREAMED)
@@ -47,21 +71,24 @@ async def watch_all(
 ) -> EventSourceResponse:
     """Stream the events of all conversations: one's own, or everybody's for operators and auditors."""
     owner = None if caller.scopes & {"operate", "audit"} else caller.subject
-    return await _feed(request, _position(last_event_id or after), None, owner)
-
-
-async def _feed(
-    request: Request, position: int | None, conversation_id: str | None, owner: str | None
-) -> EventSourceResponse:
+    position = await _begun(request, last_event_id or after)
     live: LiveFeed = request.app.state.live
+    return _answer(live.watch(position, owner=owner, push=_pushing(Direct.of(request.scope))))
+
+
+async def _begun(request: Request, cursor: str | None) -> int:
+    """Return the position that a feed begins behind. Raises `InvalidCursorError`."""
     log: FeedLog = request.app.state.log
+    position = _position(cursor)
     head = await log.head()
     if position is None:
-        position = head
-    elif position > head:
+        return head
+    if position > head:
         raise InvalidCursorError(reason=f"it is beyond the newest event, {head}")
-    push = _pushing(Direct.of(request.scope))
-    items = live.watch(position, conversation_id=conversation_id, owner=owner, push=push)
+    return position
+
+
+def _answer(items: AsyncIterator[list[FeedItem]]) -> EventSourceResponse:
     return StreamResponse(_pieces(items), SEND_TIMEOUT_S)
 
 
@@ -119,7 +146,3 @@ def _position(cursor: str | None) -> int | None:
     if not _POSITION.match(cursor):
         raise InvalidCursorError(reason="it is a position in the log, a whole number")
     return int(cursor)
-
-
-def _owners(caller: Identity) -> set[str]:
-    return {caller.subject}

@@ -129,6 +129,9 @@ class Turns(Protocol):
     async def find(self, turn_id: str, subject: str) -> TurnRow | None:
         """Return the turn, or None when there is none for this subject."""
 
+    async def is_running_in(self, conversation_id: str, subject: str) -> bool:
+        """Whether a turn of this subject runs in the conversation."""
+
     async def rows(self, turn_ids: Sequence[str]) -> Sequence[TurnRow]:
         """Return these turns, whosever they are: for the house itself, never for a caller."""
 

@@ -99,6 +99,14 @@ class TurnService:
             raise TurnNotFoundError
         return row
 
+    async def is_own(self, turn_id: str, subject: str) -> bool:
+        """Whether there is such a turn, of this subject."""
+        return await self._kit.turns.find(turn_id, subject) is not None
+
+    async def is_running_in(self, conversation_id: str, subject: str) -> bool:
+        """Whether a turn of this subject runs in the conversation, stored or not."""
+        return await self._kit.turns.is_running_in(conversation_id, subject)
+
     async def attach(self, turn_id: str, subject: str, cursor: str | None = None) -> Following:
         """Read a turn from a cursor on: live while it runs, from the log at any later time."""
         row = await self.status(turn_id, subject)

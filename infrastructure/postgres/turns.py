@@ -33,6 +33,7 @@ ACCEPT: Final = f"""
 RETRY: Final = f"SELECT verdict, {OF_TURN} FROM turn_retry(%s, %s, %s, %s)"
 ROWS: Final = f"select {PLAIN} from turns where id = any(%s)"
 FIND: Final = f"SELECT {PLAIN} FROM turns WHERE id = %s AND subject = %s"
+RUNS_IN: Final = "SELECT FROM turns WHERE conversation = %s AND state = 'running' AND subject = %s"
 REQUEST_CANCEL: Final = f"SELECT {PLAIN} FROM turn_request_cancel(%s, %s)"
 FAIL: Final = """
     UPDATE turns
@@ -124,6 +125,10 @@ class PostgresTurns:
         """Return the turn, or None when there is none for this subject."""
         row = await self._row(FIND, (turn_id, subject))
         return self.turn_of(row) if row else None
+
+    async def is_running_in(self, conversation_id: str, subject: str) -> bool:
+        """Whether a turn of this subject runs in the conversation."""
+        return await self._row(RUNS_IN, (conversation_id, subject)) is not None
 
     async def rows(self, turn_ids: Sequence[str]) -> Sequence[TurnRow]:
         """Return these turns, whosever they are: for the house itself, never for a caller."""
