@@ -132,7 +132,7 @@ def names_of(kind: str, cursor: str | None, count: int) -> Sequence[str] | None:
     if cursor is None:
         return None
     key = key_of(kind, cursor)
-    if len(key) != count or not all(isinstance(name, str) and "\x00" not in name for name in key):
+    if len(key) != count or not all(isinstance(name, str) for name in key):
         raise InvalidCursorError(reason=_BAD_CURSOR)
     return key
 
@@ -141,7 +141,7 @@ def key_of(kind: str, cursor: str) -> list[Any]:
     """Read a cursor. Raises `InvalidCursorError` for what is none, or one of another list."""
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
-        found = json.loads(base64.b64decode(padded, altchars="-_", validate=True))
+        found = storable(json.loads(base64.b64decode(padded, altchars="-_", validate=True)))
     except (ValueError, RecursionError, binascii.Error):
         found = None
     if not isinstance(found, list) or not found or found[0] != kind:

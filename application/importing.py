@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Protocol
 
+from application.answer import parsed_arguments
 from application.ids import new_call_id, new_id
 from application.protocol import is_id, parsed_json, storable
 from domain.agent import Agent
@@ -135,7 +136,7 @@ def _is_json_lines(text: bytes) -> bool:
         return False
     try:
         return isinstance(json.loads(first), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         # A first line that is no JSON: lines if any later one is, else one broken document.
         return any(line.startswith(b"{") and line.rstrip().endswith(b"}") for line in rest.splitlines()[:5])
 
@@ -147,11 +148,18 @@ def _chat(value: Any) -> _Chat:
         raise NotImportableError(reason="a message is an object with a role and content")
     given = value.get("id")
     if given is None:  # the same messages are the same conversation, however often they are imported
-        text = json.dumps(value["messages"], sort_keys=True)
-        given = "chat-" + sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        given = _id_of(value["messages"])
     if not isinstance(given, str) or not is_id(given):
         raise NotImportableError(reason="its id is not one that a conversation can have")
     return _Chat(given, value["messages"])
+
+
+def _id_of(messages: Any) -> str:
+    try:
+        text = json.dumps(messages, sort_keys=True)
+    except RecursionError:
+        raise NotImportableError(reason="it is nested too deeply") from None
+    return "chat-" + sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _text(content: Any) -> str:
@@ -166,11 +174,8 @@ def _text(content: Any) -> str:
 def _arguments(given: Any) -> Any:
     if not isinstance(given, str):
         return given if isinstance(given, dict) else {}
-    try:
-        parsed = json.loads(given or "{}")
-    except ValueError:
-        return given
-    return storable(parsed) if isinstance(parsed, dict) else given
+    parsed = parsed_arguments(given)
+    return given if parsed is None else parsed
 
 
 def _said(error: Exception) -> str:

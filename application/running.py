@@ -140,17 +140,22 @@ class Running:
         if known is not error:
             logger.error("turn_broke", turn=turn.row.turn_id, exc_info=error)
         if not turn.is_open and not known.retryable and known is error:
-            await self._withdraw(turn)
+            await self._take_back(turn, known)
             turn.opened.set_exception(known)
             turn.opened.exception()  # the one who asked reads it; nobody may be left to
             return "refused"
         return await self._fail(turn, known)
 
-    async def _withdraw(self, turn: Turn) -> None:
+    async def _take_back(self, turn: Turn, refusal: MinutebookError) -> None:
+        """Forget a turn that was refused; one that had failed before keeps why it was refused now."""
+        row, said = turn.row, Failure(refusal.code, str(refusal), turn.stream.last_seq)
         try:
-            await self._kit.turns.withdraw(turn.row.turn_id, turn.row.attempt)
+            if row.attempt > 1:
+                await self._kit.turns.fail(row.turn_id, row.attempt, said)
+            else:
+                await self._kit.turns.withdraw(row.turn_id, row.attempt)
         except StoreUnavailableError:
-            logger.warning("turn_not_withdrawn", turn=turn.row.turn_id)  # its lease runs out
+            logger.warning("turn_not_withdrawn", turn=row.turn_id)  # its lease runs out
 
     async def _fail(self, turn: Turn, error: MinutebookError) -> str:
         failure = Failure(error.code, str(error), turn.stream.last_seq)

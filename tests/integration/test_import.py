@@ -95,6 +95,34 @@ async def test_a_bad_line_is_reported_with_its_number_and_the_rest_is_imported(
     assert {where for where, _, _ in stored(database_url)} == {"chat-1", "chat-2"}
 
 
+async def test_arguments_that_are_no_json_object_are_kept_as_their_text(
+    database_url: str, tmp_path: Path
+) -> None:
+    odd = ["[" * 100_000, '{"a":' * 5_000 + "1" + "}" * 5_000, '{"a": NaN}', '{"a": 1e999}', "9" * 5_000]
+    calls = [
+        {"id": str(number), "type": "function", "function": {"name": "read_file", "arguments": arguments}}
+        for number, arguments in enumerate(odd)
+    ]
+    said = [{"role": "user", "content": "Read."}, {"role": "assistant", "content": None, "tool_calls": calls}]
+    file = tmp_path / "chats.jsonl"
+    file.write_text("\n".join(json.dumps(chat) for chat in ({"id": "odd", "messages": said}, CHAT)))
+    code, counts, errors = await imported(file, database_url)
+    assert (code, counts["imported"], counts["bad"]) == (0, 2, 0), errors
+    kept = [data for where, kind, data in stored(database_url) if where == "odd" and "requested" in kind]
+    assert [call["arguments"] for call in kept] == odd
+
+
+async def test_what_is_nested_too_deeply_is_reported_however_deep_it_is(
+    database_url: str, tmp_path: Path
+) -> None:
+    depths = range(1100, 800, -5)  # the reader of JSON gives up somewhere here, its writer somewhere else
+    bad = [f'{{"messages": [{{"role": "user", "x": {"[" * deep}{"]" * deep}}}]}}' for deep in depths]
+    file = tmp_path / "chats.jsonl"
+    file.write_text("\n".join([*bad, json.dumps(CHAT)]))
+    code, counts, errors = await imported(file, database_url)
+    assert (code, counts["imported"], counts["bad"]) == (1, 1, len(bad)), errors
+
+
 async def test_the_real_conversations_read_back_as_the_file_has_them(
     database_url: str, tmp_path: Path, airline_conversations: list[dict[str, Any]]
 ) -> None:

@@ -219,6 +219,8 @@ async def test_usage_adds_up_in_whatever_groups_it_is_asked_for(database_url: st
         ("/conversations", {"cursor": "WyJjb252ZXJzYXRpb25zIiwiYSJd"}),  # no position
         ("/conversations", {"cursor": "WyJjb252ZXJzYXRpb25zIiwxZTk5XQ"}),
         ("/usage", {"cursor": "WyJ1c2FnZSIsIngiXQ"}),  # a group that was not asked for
+        ("/usage", {"by": "agent", "cursor": "WyJ1c2FnZSIsIlx1ZDgwMCJd"}),  # half a surrogate pair
+        ("/usage", {"by": "agent", "cursor": "WyJ1c2FnZSIsIlx1MDAwMCJd"}),  # NUL
         ("/conversations/c1/messages", {"after": "é"}),
     ],
 )

@@ -195,10 +195,14 @@ async def test_a_retry_that_comes_too_late_is_refused_and_blocks_nothing(databas
         await result(server.client, "ada", call_id, turn_id="t-2")
         await server.client.say("never mind", **ADA)
         before = await log_of(database_url)
-        for _ in range(2):
-            with pytest.raises(Refused, match="call_closed"):
+        for attempt in (2, 3):
+            with pytest.raises(Refused, match="call_closed") as refusal:
                 await retry(server, "t-2")
-        assert (await status_of(server, "t-2"))["state"] in ("failed", "abandoned")
+            state = await status_of(server, "t-2")
+            assert (state["state"], state["attempt"]) == ("failed", attempt)
+            error = {name: refusal.value.problem[name] for name in ("code", "retryable")}
+            assert state["error"] == {**error, "message": refusal.value.problem["detail"]}
+            assert end_of(await server.client.read_turn("t-2"))["code"] == "call_closed"
         assert await log_of(database_url) == before
         assert types(await server.client.say("go on", **ADA))[-1] == "assistant_message_sent"
 
