@@ -6,7 +6,7 @@ import { ConversationList, kept, showTry, Timeline } from "./panels.js";
 import { prepareFrame } from "./frame.js";
 import { Turns } from "./turns.js";
 import { meanwhile, Transcript } from "./view.js";
-import { ask, change, Feed, newId } from "./wire.js";
+import { ask, change, decoded, Feed, newId } from "./wire.js";
 
 const AGENTS = ["orchestrator", "coder", "architect", "debug", "ask", "universal"];
 const LINK_SAYS = { idle: "Ready", live: "Live", connecting: "Connecting…", reconnecting: "Reconnecting…", gone: "Not found" };
@@ -39,7 +39,7 @@ function open(id) {
   list.show(id);
 }
 
-/** A conversation whose first turn still runs has no feed yet. */
+/** A conversation has no feed before the server has accepted its first turn. */
 const isKeptAsBeginning = () => kept.read().some((one) => one.id === page.id && one.isBeginning);
 
 function watch() {
@@ -233,7 +233,7 @@ function agentChosen() {
 
 function route() {
   const found = /^#\/c\/(.+)$/.exec(location.hash);
-  const id = found ? decodeURIComponent(found[1]) : null;
+  const id = found ? decoded(found[1]) : null;
   if (id !== page.id || !page.turns) open(id);
 }
 

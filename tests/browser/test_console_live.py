@@ -3,6 +3,7 @@
 import re
 
 import httpx
+import pytest
 
 from tests.browser.chromium import Browser, Page
 from tests.browser.story import Console
@@ -223,10 +224,13 @@ def test_a_hidden_window_gives_its_connection_back_and_misses_nothing(
     assert page.problems == []
 
 
-def test_an_address_without_a_conversation_says_so(browser: Browser, server: ServerProcess) -> None:
+@pytest.mark.parametrize("name", ["nothing-here", "%E0%A4%A"])
+def test_an_address_without_a_conversation_says_so(
+    browser: Browser, server: ServerProcess, name: str
+) -> None:
     page = browser.page()
     console = Console(page, server.url)
-    console.open("/#/c/nothing-here")
+    console.open(f"/#/c/{name}")
     page.wait_text("There is no conversation with this id.", "#problem")
     page.wait_text("Not found", "#link")
     console.click("New conversation")
