@@ -15,7 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from api.bootstrap.database import database
 from api.bootstrap.exports import is_export, restore_export
 from api.bootstrap.imports import open_import_log
+from api.bootstrap.models import roster_of
 from api.settings import Settings, SettingsError, read_settings
+from application.errors import AgentNotFoundError
 from application.importing import Importing, ImportLog, read_chats
 from domain.errors import MinutebookError
 
@@ -44,6 +46,7 @@ def import_conversations(
     chats = _chats(file)
     counts = {"imported": 0, "already_there": 0, "bad": 0, "events": 0}
     settings = read_settings()
+    _refuse_unknown_agent(agent, settings)
     with database(settings) as url, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_import(settings, url, chats, Importing(subject, agent), counts))
     if as_json:
@@ -73,6 +76,14 @@ def _restore(file: Path, as_json: bool) -> None:
             lambda events, at, of: progress.update(bar, events=events, completed=at, total=of),
         )
     print(json.dumps({"restored": count}) if as_json else f"{count:,} events, as they were exported.")
+
+
+def _refuse_unknown_agent(agent: str, settings: Settings) -> None:
+    """Raise `SettingsError` for an agent that nobody has: what it has begun could not go on."""
+    try:
+        roster_of(settings).get(agent)
+    except AgentNotFoundError as error:
+        raise SettingsError(str(error)) from None
 
 
 def _chats(file: Path) -> list[tuple[int, Any]]:

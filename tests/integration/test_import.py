@@ -123,6 +123,19 @@ async def test_what_is_nested_too_deeply_is_reported_however_deep_it_is(
     assert (code, counts["imported"], counts["bad"]) == (1, 1, len(bad)), errors
 
 
+async def test_an_agent_that_nobody_has_is_refused_before_anything_is_imported(
+    database_url: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "chats.json"
+    file.write_text(json.dumps(CHAT))
+    options = ("import", str(file), "--agent", "codr")
+    done = await asyncio.to_thread(minutebook, tmp_path, *options, database_url=database_url)
+    assert done.returncode == 2
+    assert "codr" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert stored(database_url) == []
+
+
 async def test_the_real_conversations_read_back_as_the_file_has_them(
     database_url: str, tmp_path: Path, airline_conversations: list[dict[str, Any]]
 ) -> None:
