@@ -67,10 +67,12 @@ async def test_what_a_client_has_already_is_not_sent_again(database_url: str) ->
         one = f"/conversations/{end['conversation_id']}"
         for path in [*OF_ALL, *(one + part for part in OF_ONE)]:
             first = await ada.ask(path, min_position=end["last_position"])
-            has = {"If-None-Match": f'"other", {first.headers["ETag"]}'}
-            again = await ada.ask(path, headers=has)
-            assert (again.status_code, again.content) == (304, b"")
-            assert int(again.headers["Minutebook-Position"]) >= end["last_position"]
+            etag = first.headers["ETag"]
+            # Some that stand in between say a weak tag without its mark; the comparison is weak (RFC 9110).
+            for given in (f'"other", {etag}', etag.removeprefix("W/"), "*"):
+                again = await ada.ask(path, headers={"If-None-Match": given})
+                assert (again.status_code, again.content) == (304, b""), given
+                assert int(again.headers["Minutebook-Position"]) >= end["last_position"]
         tag = {"If-None-Match": (await ada.ask(one)).headers["ETag"]}
         later = (await server.client.say("again", conversation_id=end["conversation_id"]))[-1].data
         changed = await ada.ask(one, headers=tag, min_position=later["last_position"])
