@@ -21,7 +21,8 @@ class LoopWatch:
 
     `blocks` has one text for each time the loop did not answer for `limit_s` although it was running: how
     long, and the stack that kept it. Time in which the machine gave the thread no processor does not count;
-    where it does not tell, a crowded machine is given that much more time. Nor does garbage collection.
+    where it does not tell, a crowded machine is given that much more time. Nor does garbage collection, nor
+    a machine that stood still: the watching thread was late, too, and the process had done nothing.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limit_s: float = LIMIT_S) -> None:
@@ -31,6 +32,7 @@ class LoopWatch:
         self._ended, self._asking = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._watch, name="loop-watch", daemon=True)
         self._collecting_since, self._collected_s = 0.0, 0.0
+        self._still_s = 0.0
         self.blocks: list[str] = []
 
     def __enter__(self) -> Self:
@@ -59,20 +61,30 @@ class LoopWatch:
 
     def _ask(self) -> None:
         answer, stack = threading.Event(), ""
-        since, unserved, collected = time.monotonic(), self._unserved_s(), self._collected_s
+        since, collected = time.monotonic(), self._collected_s
+        unserved, still = self._unserved_s(), self._still_s
         try:
             self._loop.call_soon_threadsafe(answer.set)
         except RuntimeError:  # closed between the look and the question
             return
-        while not answer.wait(STEP_S):
+        while not self._waited(answer):
             if self._ended.is_set() or not self._loop.is_running():
                 return  # nobody was there to answer
             if not stack and time.monotonic() - since > self._limit_s:
                 stack = self._stack()
-        blocked = time.monotonic() - since - (self._unserved_s() - unserved) - (self._collected_s - collected)
+        waited = max(self._unserved_s() - unserved, self._still_s - still)
+        blocked = time.monotonic() - since - waited - (self._collected_s - collected)
         # Without a stack nothing of ours was running: the loop waited in its selector for a processor.
         if stack and blocked > self._limit_s * self._crowd():
             self.blocks.append(f"The event loop was blocked for {blocked:.3f} s, in:\n{stack}")
+
+    def _waited(self, answer: threading.Event) -> bool:
+        """Wait a step for the answer, and note by how much the step was too long although nobody worked."""
+        began, worked = time.monotonic(), time.process_time()
+        is_answered = answer.wait(STEP_S)
+        late = time.monotonic() - began - STEP_S - (time.process_time() - worked)
+        self._still_s += max(0.0, late)
+        return is_answered
 
     def _stack(self) -> str:
         frame = sys._current_frames().get(self._watched)

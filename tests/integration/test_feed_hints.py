@@ -17,6 +17,8 @@ from application import live
 from tests.replaying import read_log
 from tests.serving import ServerProcess, Serving, SseFrame, feed_items, serving
 
+pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
+
 POLL_S = 0.2
 CONNECT = {"application_name": "test", "autocommit": True}
 

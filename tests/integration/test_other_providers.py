@@ -22,6 +22,8 @@ from application.language_model import (
 )
 from infrastructure.models.providers import ProviderModels
 
+pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
+
 KEY = "sk-very-secret-key"
 READ = Tool(
     "read_file",

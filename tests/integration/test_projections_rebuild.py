@@ -43,6 +43,7 @@ pytestmark = pytest.mark.may_block("the test itself asks the database; nothing e
 
 EVERY_MODEL = [Counting(), *READ_MODELS]
 TALK: list[Command] = [("receive_user_message", ("m1", "one")), ("archive", ()), ("reopen", ())]
+PAUSE_S = 0.02  # between the saves of one who writes all the while
 COUNTED = 5  # events of a talk that the model folds: four of the conversation, one switch
 
 
@@ -83,6 +84,7 @@ class InThisProcess(Rebuild):
         return True
 
 
+@pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
 @pytest.mark.parametrize("kept_rows", [0, 5, 150_000], ids=["nothing kept", "little kept", "all kept"])
 def test_following_rebuilding_and_a_plain_fold_give_the_same_rows(
     database_url: str, monkeypatch: pytest.MonkeyPatch, kept_rows: int
@@ -117,7 +119,7 @@ async def test_a_rebuild_that_starts_in_the_middle_of_live_writes_gives_the_same
     def write() -> None:
         nonlocal head
         first = 50
-        while not over.is_set():
+        while not over.wait(PAUSE_S):
             head = store(database_url, talks(5, first))
             first += 5
 
@@ -141,8 +143,9 @@ def start_and_wait(url: str) -> None:
     Rebuild(url, Counting()).run()
 
 
+@pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
 def test_a_killed_rebuild_is_resumed_and_leaves_nothing(database_url: str, monkeypatch: Any) -> None:
-    store(database_url, talks(9_000))
+    store(database_url, talks(5_000))
     follow_to_the_end(database_url, [Counting()], query(database_url, "SELECT position FROM log_head")[0][0])
     query(database_url, "UPDATE counts SET events = 0")
     context = get_context("spawn")
@@ -244,7 +247,7 @@ async def test_verify_finds_no_difference_while_events_come_in(database_url: str
 
         def write() -> None:
             first = 50
-            while not over.is_set():
+            while not over.wait(PAUSE_S):
                 store(database_url, talks(2, first))
                 first += 2
 

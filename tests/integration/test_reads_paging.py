@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +19,8 @@ from infrastructure.projections.transcript import Transcript
 from infrastructure.projections.transcript_queries import PostgresTranscripts
 from tests.projecting import store
 from tests.reading import asks, catch_up, of, says
+
+pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
 
 NUMBERS = count(1)
 # What happens before each next page: news in conversations, by number; one that is not there is new.

@@ -2,12 +2,34 @@
 
 import asyncio
 import selectors
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.loop_watch import LoopWatch
+
+REPOSITORY = Path(__file__).parents[2]
+WATCHED = """
+import asyncio
+import time
+from tests.loop_watch import LoopWatch
+
+async def busy():
+    with LoopWatch(asyncio.get_running_loop(), limit_s=0.3) as watch:
+        print("watching", flush=True)
+        until = time.monotonic() + 2.5
+        while time.monotonic() < until:
+            for _ in range(1_000_000):  # always in the middle of something
+                pass
+            await asyncio.sleep(0)
+    print(watch.blocks)
+
+asyncio.run(busy())
+"""
 
 
 def hold_the_loop_up(seconds: float) -> None:
@@ -39,12 +61,25 @@ def test_a_loop_that_does_not_run_is_not_blocked() -> None:
     assert watch.blocks == []
 
 
+def test_a_machine_that_stands_still_blocks_nothing() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", WATCHED], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "watching\n"
+        for _ in range(3):
+            time.sleep(0.1)
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(0.6)
+            process.send_signal(signal.SIGCONT)
+        assert process.stdout.read() == "[]\n"
+
+
 def test_an_async_test_that_blocks_fails_and_one_that_may_does_not(pytester: pytest.Pytester) -> None:
-    repository = Path(__file__).parents[2]
     pytester.makeini(
-        f"[pytest]\nasyncio_mode = auto\npythonpath = {repository}\nmarkers = may_block(why): allowed to"
+        f"[pytest]\nasyncio_mode = auto\npythonpath = {REPOSITORY}\nmarkers = may_block(why): allowed to"
     )
-    pytester.makeconftest((repository / "tests" / "conftest.py").read_text())
+    pytester.makeconftest((REPOSITORY / "tests" / "conftest.py").read_text())
     pytester.makepyfile(
         """
         import time

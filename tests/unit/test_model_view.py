@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +15,8 @@ from tests.given import fact
 from tests.given import given as given_that
 from tests.unit.commands import histories, live
 from tests.unit.past import PROPOSED, asked
+
+pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
 
 BY = By("user:ada", "turn-1")
 ASIDES = st.lists(

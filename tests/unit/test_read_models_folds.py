@@ -36,6 +36,8 @@ from tests.folding import (
 from tests.projecting import happened, woven
 from tests.unit.commands import Command
 
+pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
+
 MODELS: list[ReadModel] = [
     ConversationList(), Transcript(), PendingApprovals(), AgentActivity(), UsageByDay(), Requests()
 ]  # fmt: skip

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from inspect import getmembers, isfunction, signature
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,8 @@ from domain.errors import MinutebookError, SwitchLimitReachedError
 from domain.values import REMEMBERED
 from tests.given import SIGNATURE, recorded
 from tests.unit.commands import COMMANDS, TASKS, Command, do, histories, live
+
+pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
 
 NOW = By("user:grace", "turn-now")
 RESULTS = (Conversation.ToolResultReceived, Conversation.ToolCallRejected, Conversation.ToolCallClosed)

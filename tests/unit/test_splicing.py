@@ -15,6 +15,8 @@ from infrastructure.projections.splicing import approval_of, call_of, message_of
 from infrastructure.projections.transcript import Transcript
 from tests.folding import BEGAN, CARRIED_OUT, MAPPER, folded, logged, logs, one
 
+pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
+
 REQUESTED = "conversation.tool_call_requested"
 APPROVED = "conversation.tool_call_approved"
 RESULT = "conversation.tool_result_received"
