@@ -4,7 +4,9 @@ import asyncio
 import gc
 import inspect
 import shutil
+import sys
 import tempfile
+import threading
 import uuid
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import contextmanager
@@ -138,6 +140,25 @@ def server_folder() -> Iterator[Path]:
 def airline_conversations() -> list[dict[str, Any]]:
     """The recorded conversations, as `{"id", "messages": [...]}`."""
     return recorded_conversations()
+
+
+# ---------------------------------------------------------------- some tests are not traced
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Let nothing trace a test that is marked `no_cover`.
+
+    pytest-cov starts coverage twice in a worker of pytest-xdist, and stops it once for such a test.
+    """
+    if item.get_closest_marker("no_cover") is None:
+        return (yield)
+    tracing, tracing_threads = sys.gettrace(), threading.gettrace()
+    sys.settrace(None)
+    threading.settrace(None)
+    try:
+        return (yield)
+    finally:
+        sys.settrace(tracing)
+        threading.settrace(tracing_threads)
 
 
 # ---------------------------------------------------------------- nothing blocks the loop

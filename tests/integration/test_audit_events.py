@@ -122,6 +122,7 @@ def some_filter(chance: random.Random, log: Sequence[LoggedEvent]) -> EventFilte
     [(3, 0.0), (3, 60.0), (10_000, audit.LOOK_S)],
     ids=["a small step a page", "many small steps a page", "as it is"],
 )
+@pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
 async def test_filters_find_what_reading_the_whole_log_finds_in_any_combination_and_order(
     budget: int,
     look_s: float,

@@ -21,8 +21,6 @@ import httpx
 from tests.integration.test_erasure import talk
 from tests.serving import Client
 
-pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
-
 FEEDS = ("/v1/feed?after=0", "/v1/conversations/gone/feed?after=0")
 READS = (
     "conversations", "conversations/gone", "conversations/gone/messages", "conversations/gone/approvals",

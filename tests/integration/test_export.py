@@ -200,6 +200,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
 @given(st.lists(st.dictionaries(texts.filter(lambda key: key != "class_version"), values), max_size=5))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_was_said_comes_out_of_every_form_as_it_was(

@@ -194,6 +194,7 @@ async def assert_refused_while_gone(server: Serving) -> None:
     assert (await server.client.http.get("/health/ready")).status_code == 503
 
 
+@pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
 async def test_connections_cut_again_and_again_lose_nothing_and_store_nothing_twice(
     database_url: str,
 ) -> None:

@@ -62,6 +62,7 @@ async def assert_all_seen(seen: list[SseFrame], database_url: str) -> None:
 OUTAGES = (0.2, 0.5, 12)
 
 
+@pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
 @pytest.mark.may_block("starting the database's server blocks; nothing is measured meanwhile")
 async def test_a_database_restarted_under_load_loses_nothing_and_feeds_go_on_by_themselves(
     server_folder: Path,

@@ -130,6 +130,7 @@ async def test_no_connection_is_held_between_loading_and_committing(database_url
         assert await store.log.head() == 100
 
 
+@pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
 @pytest.mark.may_block("the 10,000 events are put there without a snapshot, and loaded once")
 async def test_a_long_conversation_loads_within_three_times_a_short_one(store: Store) -> None:
     for conversation, length in (("short", 10), ("long", 10_000)):

@@ -77,6 +77,7 @@ def follow(url: str, table: str, writers: list[SpawnProcess]) -> Seen:
                 time.sleep(0.001)
 
 
+@pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
 @pytest.mark.timeout(SECONDS + 90)
 def test_a_reader_that_polls_misses_nothing_of_what_four_processes_write(database_url: str) -> None:
     seen, there = tail(database_url, "log", append_to_the_log, SECONDS)
