@@ -5,6 +5,7 @@ another machine; the ratios compare what ran beside each other on this one.
 """
 
 import argparse
+import atexit
 import os
 import platform
 import re
@@ -13,8 +14,10 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 from rich.console import Console
@@ -36,6 +39,17 @@ from tests.benchmarks.processes import PEERS_PYTHON, REPOSITORY
 
 Row = tuple[str, str, str, str]
 REPORT = REPOSITORY / "docs" / "benchmarks.md"
+BIG = 10_000_000  # events an auditor has to do with
+
+
+@cache
+def big_log() -> Path:
+    """Return the folder of the auditor's log, made once in minutes and removed at the end."""
+    folder = TemporaryDirectory(prefix="minutebook-bench-")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
+
+
 BENCHMARKS: dict[str, tuple[str, Callable[[], list[Row]], Callable[[], list[Row]]]] = {
     "append": (
         "The append: saves of 4 events of 300 bytes",
@@ -56,7 +70,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[], list[Row]], Callable[[], list[Row]
     ),
     "verify": (
         "Verifying a sealed log",
-        verify.run,
+        lambda: verify.run(BIG, keep=big_log()),
         lambda: verify.run(events=20_000, rounds=1),
     ),
     "reads": (
@@ -64,7 +78,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[], list[Row]], Callable[[], list[Row]
         reads.run,
         lambda: reads.run(conversations=2_000, times=20),
     ),
-    "audit": ("Audit", audit.run, lambda: audit.run(events=20_000, times=20)),
+    "audit": ("Audit", lambda: audit.run(BIG, keep=big_log()), lambda: audit.run(events=20_000, times=20)),
     "feeds": (
         "Live feeds",
         feeds.run,

@@ -1,8 +1,9 @@
 """What an auditor waits for: `python -m tests.benchmarks.audit [EVENTS] [--keep FOLDER]`.
 
 In a log of the recorded conversations, copied over and over into hundreds of thousands and sealed as in
-service. An export of 1,000,000 events runs in a process of its own; beside its rate stands that of a bare
-COPY of the same columns to nowhere, and its memory is compared with that of an export of 100,000. A page is
+service. A log of its own of 1,000,000 events is exported, whole and with its keys, by a process of its own;
+beside its rate stands that of a bare COPY of the same columns to nowhere, and its memory is compared with
+that of an export of 100,000. A page is
 one of 50 events, as many as the API gives; where the other filters leave few, it may end early and say from
 where to go on. `python -m tests.benchmarks.audit_pages` measures the pages alone. With `--keep` the log is
 built in that folder and used again by the next run, also of `verify`.
@@ -39,9 +40,9 @@ from infrastructure.exports.operating import write_export
 from infrastructure.vault import Vault
 
 url, form, file, last, key = sys.argv[1:]
-vault = Vault(base64.b64decode(key))
+vault, selection = Vault(base64.b64decode(key)), Selection(last=int(last) if last else None)
 began = time.monotonic()
-done = write_export(url, vault, Selection(last=int(last)), form, Path(file))
+done = write_export(url, vault, selection, form, Path(file), with_keys=form == "ndjson" and not last)
 took = time.monotonic() - began
 # Of this program alone; getrusage begins with what the process had before it.
 mib = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
@@ -50,35 +51,36 @@ print(json.dumps({"rate": done.count / took, "mib": mib, "bytes": done.bytes / d
 _COLUMNS = "position, stream, version, type, conversation, turn, actor, recorded_at, data"
 
 
-def exported(url: str, form: str, file: Path, last: int) -> dict[str, float]:
-    """Export the first events in a process of its own; returns events a second, MiB and bytes an event."""
-    command = [sys.executable, "-c", _EXPORT, url, form, str(file), str(last), MASTER_KEY]
+def exported(url: str, form: str, file: Path, last: int | None = None) -> dict[str, float]:
+    """Export the first events, or all, in another process; returns events a second, MiB, bytes an event."""
+    command = [sys.executable, "-c", _EXPORT, url, form, str(file), str(last or ""), MASTER_KEY]
     done = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
     measured: dict[str, float] = json.loads(done.stdout)
     return measured
 
 
-def copied(url: str, last: int) -> float:
+def copied(url: str) -> float:
     """Return at how many events a second PostgreSQL gives them away."""
-    began = time.monotonic()
+    began, count = time.monotonic(), 0
     with psycopg.connect(url) as connection:
-        statement = f"COPY (SELECT {_COLUMNS} FROM log WHERE position <= {last} ORDER BY position) TO STDOUT"
-        with connection.cursor().copy(f"{statement} (FORMAT binary)".encode()) as copy:
-            for _ in copy:
-                pass
-    return last / (time.monotonic() - began)
+        statement = f"COPY (SELECT {_COLUMNS} FROM log ORDER BY position) TO STDOUT (FORMAT binary)"
+        with connection.cursor() as cursor:
+            with cursor.copy(statement.encode()) as copy:
+                for _ in copy:
+                    pass
+            count = cursor.rowcount
+    return count / (time.monotonic() - began)
 
 
 def exports(url: str, folder: Path, events: int) -> list[Row]:
     """Measure the exports, the check of one and its way back into an empty store."""
-    last, few = min(events, EXPORTED), min(events, FEW)
-    limit = copied(url, last)
+    few, limit = min(events, FEW), copied(url)
     rows: list[Row] = [("a bare COPY of the same events to nowhere", f"{limit:,.0f} events/s", "", "")]
     for form in FORMS:
         small = exported(url, form, folder / f"small.{form}", few)
-        large = exported(url, form, folder / f"large.{form}", last)
+        large = exported(url, form, folder / f"large.{form}")
         figure = f"{large['rate']:,.0f} events/s, {large['bytes']:.0f} bytes each"
-        rows.append((f"export of {last:,} as {form}", figure, f"{large['rate'] / limit:.2f}", ""))
+        rows.append((f"export of {events:,} as {form}", figure, f"{large['rate'] / limit:.2f}", ""))
         grown = large["mib"] - small["mib"]
         figure = f"{large['mib']:.0f} MiB, and {small['mib']:.0f} MiB for {few:,}"
         rows.append(
@@ -111,12 +113,13 @@ def taken_in(url: str, file: Path) -> Sequence[Row]:
 
 def run(events: int = 1_000_000, times: int = 200, keep: Path | None = None) -> list[Row]:
     """Fill a database and measure; returns (what, figure, ratio, target) rows."""
+    with big_database(events, keep) as (url, _, built):
+        rows = [("the log", built.said(), "", ""), *audit_pages.measure(url, times)]
     with (
         TemporaryDirectory(prefix="minutebook-bench-") as name,
-        big_database(events, keep) as (url, _, built),
+        big_database(min(events, EXPORTED)) as (url, _, built),
     ):
-        pages = audit_pages.measure(url, times)
-        return [("the log", built.said(), "", ""), *pages, *exports(url, Path(name), built.events)]
+        return [*rows, *exports(url, Path(name), built.events)]
 
 
 if __name__ == "__main__":

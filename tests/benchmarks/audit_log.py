@@ -12,6 +12,7 @@ from itertools import groupby
 from struct import Struct
 from typing import Final
 
+from infrastructure.packing import packed
 from infrastructure.postgres.batch import NewEvent
 from infrastructure.vault import DataKey, Vault, about_event
 from tests.benchmarks.big_log import templates
@@ -38,7 +39,7 @@ TURNS: Final = (
     " state, node, payload_hash"
 )
 KEYS: Final = "conversation, wrapped"
-_SEALED_BYTES: Final = 29  # that a sealed text is longer: a mark, a nonce and a tag
+_SEALED_BYTES: Final = 29  # that what is sealed is longer: a mark, a nonce and a tag
 _KINDS: Final = {
     "conversation.tool_result_received": "tool_result",
     "conversation.tool_call_approved": "hitl_decision",
@@ -176,7 +177,7 @@ class BigLog:
             9, _INT8(8, 0) + _INT8(8, 0), _INT4(4, event.version),
             _text(event.stream.partition("-")[0].encode() + b"-" + own_id), _text(event.type.encode()),
             _text(own_id), _text(event.turn.encode() + b"-" + own_id), _text(_actor(conversation, event)),
-            _text(bytes(len(event.data) + _SEALED_BYTES)),
+            _text(bytes(len(packed(event.data)) + _SEALED_BYTES)),
         )  # fmt: skip
 
     def _add_turn(self, turn: Turn) -> None:
