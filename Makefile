@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# What is imported is compiled then, and kept: most of what is installed never is.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+export PYTHONDONTWRITEBYTECODE :=
 # Arguments for `make run` and `make test`, as in: make run ARGS="--port 8080"
 ARGS ?=
 # Test processes. Many tests wait for a lease, a kill or a restart: four keep two cores busy.
@@ -20,15 +22,13 @@ help: ## Show this list.
 run: $(VENV)/.runtime ## Install what is needed, start Minutebook with its own PostgreSQL, and say where it listens.
 	@trap : INT; $(BIN)/minutebook serve $(ARGS); status=$$?; [ $$status -eq 130 ] || exit $$status
 
-# Hundreds of processes start in the tests: none has to compile what another has compiled.
-test: export PYTHONDONTWRITEBYTECODE :=
 test: check ## Run every check and every test against a real PostgreSQL, and show the branch coverage.
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report=term $(ARGS)
 
 check: $(VENV)/.dev ## Check style, format, types and layers without running a test.
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
+	@$(BIN)/mypy --num-workers 2
 	@$(BIN)/lint-imports
 
 fix: $(VENV)/.dev ## Repair what the style checks can repair by themselves.

@@ -7,6 +7,7 @@ from fastapi.responses import Response
 
 from api.auth import Chatter
 from api.body import read_body
+from api.parameters import KNOWN_ONLY
 from api.reading import ConversationId, TheReads, answered
 from api.reads import conversation_of
 from application.errors import PositionNotReachedError
@@ -16,7 +17,7 @@ from application.replay import error_of
 from application.turns import Following, TurnService
 from domain.errors import ConversationNotFoundError
 
-router = APIRouter(prefix="/v1", tags=["conversations"])
+router = APIRouter(prefix="/v1", tags=["conversations"], dependencies=KNOWN_ONLY)
 
 _AMENDMENT: dict[str, Any] = {
     "requestBody": {"required": True, "content": {"application/json": {"schema": Amend.model_json_schema()}}}

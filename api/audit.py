@@ -1,21 +1,21 @@
 """The audit over HTTP: who did what, for those who may see what everybody did."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from api.auth import auditing
+from api.parameters import KNOWN_ONLY
 from api.reading import Limit, MinPosition, TheReads, answered, encoded
 from application.audit import AuditLog, EventFilter, EventPage, event_said, every_page
 from application.audit_filter import MOST, event_filter
 from application.audit_show import shown, shown_said
 from application.auditing import Audit
-from application.errors import InvalidFilterError
 from application.queries import Answer
 
-router = APIRouter(prefix="/v1/audit", tags=["audit"], dependencies=[Depends(auditing)])
+router = APIRouter(prefix="/v1/audit", tags=["audit"], dependencies=[Depends(auditing), *KNOWN_ONLY])
 
 NDJSON: Final = "application/x-ndjson"
 Filter = Annotated[str | None, Query(max_length=1000)]
@@ -39,10 +39,12 @@ async def _wanted(
     agent: Filter = None,
     tool: Filter = None,
     turn: Filter = None,
-    since: Annotated[str | None, Query(alias="from", description="A time, itself included.")] = None,
-    until: Annotated[str | None, Query(alias="to", description="A time, itself left out.")] = None,
-    after: Annotated[int | None, Query(description="A position, itself left out.")] = None,
-    before: Annotated[int | None, Query(description="A position, itself left out.")] = None,
+    since: Annotated[
+        str | None, Query(alias="from", description="From this time on, as 2026-03-01T09:00.")
+    ] = None,
+    until: Annotated[str | None, Query(alias="to", description="Before this time.")] = None,
+    after: Annotated[int | None, Query(description="Only after this position.")] = None,
+    before: Annotated[int | None, Query(description="Only before this position.")] = None,
     text: Annotated[str | None, Query(description="Looked for in what the events say.")] = None,
     order: Literal["asc", "desc"] = "asc",
 ) -> EventFilter:
@@ -63,24 +65,7 @@ async def _wanted(
     )
 
 
-def known_only(request: Request) -> None:
-    """Refuse a parameter that is none: a filter that is misspelled would let everything through."""
-    route = request.scope["route"]
-    known = {field.alias for one in _dependants(route.dependant) for field in one.query_params}
-    for name in request.query_params:
-        if name not in known:
-            listed = ", ".join(sorted(known))
-            raise InvalidFilterError(name=name[:80], reason=f"there is no such filter; there are {listed}")
-
-
-def _dependants(dependant: Any) -> list[Any]:
-    return [dependant, *(found for inner in dependant.dependencies for found in _dependants(inner))]
-
-
-KNOWN_ONLY: Final = [Depends(known_only)]
-
-
-@router.get("/events", dependencies=KNOWN_ONLY)
+@router.get("/events")
 async def search_events(
     request: Request,
     audit: TheAudit,
@@ -100,7 +85,7 @@ async def search_events(
     return answered(request, answer.position, body)
 
 
-@router.get("/events/{position}", dependencies=KNOWN_ONLY)
+@router.get("/events/{position}")
 async def show_event(
     position: Annotated[int, Path(ge=0, le=MOST)], request: Request, audit: TheAudit
 ) -> Response:

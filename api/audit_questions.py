@@ -7,8 +7,9 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
-from api.audit import KNOWN_ONLY, Filter, TheAudit
+from api.audit import Filter, TheAudit
 from api.auth import auditing
+from api.parameters import KNOWN_ONLY
 from api.reading import ConversationId, Limit, MinPosition, TheReads, answered
 from application.audit import AuditLog
 from application.audit_filter import MOST, event_filter, place_of, time_of
@@ -61,7 +62,7 @@ async def request_filter(
     actor: Filter = None,
     since: Annotated[str | None, Query(alias="from")] = None,
     until: Annotated[str | None, Query(alias="to")] = None,
-    after: Annotated[int, Query(description="A position, itself left out.")] = 0,
+    after: Annotated[int, Query(description="Only after this position.")] = 0,
 ) -> RequestFilter:
     """Return the filter that these words ask for. Raises `InvalidFilterError`."""
     same = event_filter(

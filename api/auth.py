@@ -1,6 +1,5 @@
 """Who asks: the one place where a request gets its identity, and where its scopes are checked."""
 
-import re
 from dataclasses import dataclass, field
 from typing import Annotated, Final
 from urllib.parse import urlsplit
@@ -9,11 +8,11 @@ from fastapi import Depends, Request
 
 from api.loopback import is_loopback
 from application.errors import CrossSiteError, ForbiddenError, UnauthenticatedError
+from application.protocol import is_subject
 
 ALL_SCOPES: Final = frozenset({"chat", "operate", "audit"})
 LOCAL: Final = "local"
 CHAT: Final = "chat"
-_SUBJECT: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]{0,254}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ async def identity_of(request: Request) -> Identity:
         _refuse_other_sites(request)
         return Identity(LOCAL)
     subject = request.headers.get(header, "")
-    if not _SUBJECT.match(subject):
+    if not is_subject(subject):
         raise UnauthenticatedError
     given = request.headers.get(scopes_header, "") if scopes_header else CHAT
     return Identity(subject, ALL_SCOPES & set(given.split()))

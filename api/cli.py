@@ -1,9 +1,12 @@
 """The command line: `minutebook`, in the order in which `--help` lists its commands."""
 
 import asyncio
+import errno
 import json
+import os
 import signal
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +15,7 @@ import psycopg
 import typer
 import uvloop
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from api import (
     cli_audit,
@@ -27,13 +30,14 @@ from api import (
 from api.bootstrap.database import database
 from api.bootstrap.models import check_settings
 from api.bootstrap.operator import operator_turns
+from api.cli_once import CommandLine
 from api.cli_tables import add_to, print_table, table_of
 from api.settings import Settings, SettingsError, read_settings
 from api.stopping import Stop
 from application.errors import InvalidFilterError
 from domain.errors import MinutebookError
 
-cli = typer.Typer(
+cli = CommandLine(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,  # they show the values of variables: keys, and what people said
@@ -42,6 +46,7 @@ cli = typer.Typer(
     epilog="Start with `minutebook serve`: it brings its own PostgreSQL and a demo model.",
 )
 out = Console()
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for scripts.")]
 
 
@@ -49,13 +54,28 @@ def main() -> None:
     """Run the command line; what is wrong is one sentence: 2 for a setting or option, 1 for anything else."""
     signal.signal(signal.SIGTERM, _leave)
     try:
-        cli()
+        _run()
     except (SettingsError, MinutebookError) as error:
         print(f"minutebook: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, SettingsError | InvalidFilterError) else 1)
     except psycopg.Error as error:
         print(f"minutebook: The database did not do it: {_why(error)}.", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the end of the process would try again
+        print(f"minutebook: What there is to say cannot be written: {error.strerror}.", file=sys.stderr)
+        sys.exit(1)
+
+
+def _run() -> None:
+    try:
+        cli()
+    finally:
+        with suppress(BrokenPipeError):  # nobody wants to know
+            if sys.stdout:  # it can be closed from the beginning
+                sys.stdout.flush()  # what is not written is said, and not lost behind an exit code of 0
 
 
 def _why(error: psycopg.Error) -> str:
@@ -76,12 +96,17 @@ def _leave(*_: object) -> None:
     "All settings are environment variables; `minutebook doctor` lists them."
 )
 def serve(
-    host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="The port; 0 takes a free one.")] = None,
-    model: Annotated[str | None, typer.Option(help="`demo`, `openai:…`, `anthropic:…`")] = None,
-    data: Annotated[Path | None, typer.Option(help="Where the embedded PostgreSQL keeps its data.")] = None,
+    host: Annotated[str | None, typer.Option(help="The address to listen on, unless set 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="The port, unless set 8000; 0 takes a free one.")] = None,
+    model: Annotated[str | None, typer.Option(help="`demo` unless set; `openai:…`, `anthropic:…`")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Where the embedded PostgreSQL keeps its data, unless set `.minutebook`."),
+    ] = None,
     agents: Annotated[Path | None, typer.Option(help="A TOML file with agents and the policy.")] = None,
-    workers: Annotated[int | None, typer.Option(help="How many processes share the port.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="How many processes share the port, unless set 1.")
+    ] = None,
 ) -> None:
     """Serve the API until Ctrl-C or SIGTERM; turns that run may finish, for `MINUTEBOOK_GRACE_S` seconds.
 
@@ -121,7 +146,7 @@ def _welcome(settings: Settings, port: int) -> None:
         f"  The data is in        {where}",
         f"  The model is          {settings.model}"
         + (" (offline, says so)" if settings.model == "demo" else ""),
-        *([f"  It has              {settings.workers} workers"] if settings.workers > 1 else []),
+        *([f"  It has                {settings.workers} workers"] if settings.workers > 1 else []),
         "",
         "  Talk to it:",
         f"    curl -N {address}/v1/messages/stream -H 'Content-Type: application/json' \\",
@@ -179,17 +204,22 @@ def doctor(as_json: Json = False) -> None:
     """Check the settings, the agents, the models and the database; print every setting, keys left out."""
     settings = read_settings()
     check_settings(settings)
-    values = {f"MINUTEBOOK_{name.upper()}": str(value) for name, value in settings}
+    values = {f"MINUTEBOOK_{name.upper()}": _as_set(value) for name, value in settings}
     with database(settings) as url, psycopg.connect(url) as connection:
         version = connection.info.server_version
     if as_json:
         print(json.dumps({"settings": values, "postgresql": version // 10_000, "ok": True}))
         return
-    table = Table("setting", "value", "what it is")
+    table = Table(Column("setting", no_wrap=True), Column("value", overflow="fold"), "what it is")
     for name, field in Settings.model_fields.items():
         table.add_row(f"MINUTEBOOK_{name.upper()}", values[f"MINUTEBOOK_{name.upper()}"], field.description)
     out.print(table)
     out.print(f"PostgreSQL {version // 10_000} answers, and its tables are up to date. All is well.")
+
+
+def _as_set(value: object) -> str | None:
+    """Return a value as one would set it; nothing for one that is not set."""
+    return None if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 cli_audit_questions.register(cli_audit.audit)

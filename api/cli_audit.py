@@ -8,19 +8,24 @@ import typer
 
 from api.bootstrap.audit import open_audit
 from api.bootstrap.database import database
+from api.cli_once import CommandLine
 from api.cli_tables import add_to, gist, print_table, table_of
 from api.settings import Settings, read_settings
 from application.audit import EventPage, event_said, every_page
 from application.audit_filter import EventFilter, event_filter
 from application.queries import Answer
 
-audit = typer.Typer(
+audit = CommandLine(
     no_args_is_help=True,
     help="Ask the log who did what, and what was so at any time.",
     epilog="Start with `minutebook audit events --order desc`, then `minutebook audit show POSITION`.",
 )
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for scripts.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="How many at most; 50 for a table, all for --json.")]
+Since = Annotated[
+    str | None, typer.Option("--from", help="From this time on, as 2026-03-01 or 2026-03-01T09:00 (UTC).")
+]
+Until = Annotated[str | None, typer.Option("--to", help="Before this time.")]
 FOR_PEOPLE = 50
 
 
@@ -30,18 +35,18 @@ FOR_PEOPLE = 50
 )
 def events(
     conversation: Annotated[str | None, typer.Option(help="The id of a conversation.")] = None,
-    stream: Annotated[str | None, typer.Option(help="conversation-<id> or agent-<id>")] = None,
+    stream: Annotated[str | None, typer.Option(help="conversation-ID or agent-ID")] = None,
     types: Annotated[
         list[str] | None, typer.Option("--type", help="A type, `*` for anything; may be given again.")
     ] = None,
-    actor: Annotated[str | None, typer.Option(help="user:<subject>, agent:<name> or system")] = None,
+    actor: Annotated[str | None, typer.Option(help="user:SUBJECT, agent:NAME or system")] = None,
     agent: Annotated[str | None, typer.Option(help="An agent's name: what it did itself.")] = None,
     tool: Annotated[str | None, typer.Option(help="What became of the calls of a tool.")] = None,
     turn: Annotated[str | None, typer.Option(help="The id of a turn.")] = None,
-    since: Annotated[str | None, typer.Option("--from", help="A time, itself included.")] = None,
-    until: Annotated[str | None, typer.Option("--to", help="A time, itself left out.")] = None,
-    after: Annotated[int | None, typer.Option(help="A position, itself left out.")] = None,
-    before: Annotated[int | None, typer.Option(help="A position, itself left out.")] = None,
+    since: Since = None,
+    until: Until = None,
+    after: Annotated[int | None, typer.Option(help="Only after this position.")] = None,
+    before: Annotated[int | None, typer.Option(help="Only before this position.")] = None,
     text: Annotated[str | None, typer.Option(help="Looked for in what the events say, in any case.")] = None,
     order: Annotated[str, typer.Option(help="asc or desc")] = "asc",
     limit: Limit = None,

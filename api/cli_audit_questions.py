@@ -10,7 +10,7 @@ import typer
 
 from api.bootstrap.audit import open_audit
 from api.bootstrap.database import database
-from api.cli_audit import FOR_PEOPLE, Json, Limit, say, show_events
+from api.cli_audit import FOR_PEOPLE, Json, Limit, Since, Until, say, show_events
 from api.cli_tables import add_to, brief, gist, print_table, table_of
 from api.settings import read_settings
 from application.audit import AuditLog
@@ -34,13 +34,13 @@ T = TypeVar("T")
 # The names of a table's columns, and what a row of it says of each thing found.
 Columns = tuple[Sequence[str], Callable[[Mapping[str, Any]], Sequence[object]]]
 Id = Annotated[str, typer.Argument(help="The id of a conversation.")]
-Position = Annotated[int, typer.Argument(min=0, max=MOST, help="A position of the log.")]
-At = Annotated[str, typer.Option(help="A position of the log, or a time; absent: now.", show_default=False)]
-Since = Annotated[str | None, typer.Option("--from", help="A time, itself included.")]
-Until = Annotated[str | None, typer.Option("--to", help="A time, itself left out.")]
+Position = Annotated[int, typer.Argument(min=0, max=MOST, metavar="POSITION", help="A position of the log.")]
+At = Annotated[
+    str, typer.Option(help="A position, or a time as 2026-03-01T09:00; absent: now.", show_default=False)
+]
 Conversation = Annotated[str | None, typer.Option(help="The id of a conversation.")]
 Tool = Annotated[str | None, typer.Option(help="A tool's name.")]
-After = Annotated[int, typer.Option(min=0, help="A position, itself left out.")]
+After = Annotated[int, typer.Option(min=0, help="Only after this position.")]
 
 
 def register(audit: typer.Typer) -> None:
@@ -123,8 +123,10 @@ def _print_entries(title: str, entries: Iterable[Entry]) -> None:
 
 def diff(
     conversation_id: Id,
-    first: Annotated[str, typer.Argument(metavar="FROM", help="A position or a time.")],
-    last: Annotated[str, typer.Argument(metavar="TO", help="A position or a time.")] = str(MOST),
+    first: Annotated[str, typer.Argument(metavar="FROM", help="A position, or a time as 2026-03-01.")],
+    last: Annotated[
+        str, typer.Argument(metavar="TO", help="The same; absent: now.", show_default=False)
+    ] = str(MOST),
     as_json: Json = False,
 ) -> None:
     """Show what changed in a conversation between two positions or times."""
@@ -151,7 +153,7 @@ def list_approvals(
     conversation: Conversation = None,
     tool: Tool = None,
     decision: Annotated[str | None, typer.Option(help="approve, edit, modify or reject")] = None,
-    actor: Annotated[str | None, typer.Option(help="Who decided: user:<subject>")] = None,
+    actor: Annotated[str | None, typer.Option(help="Who decided: user:SUBJECT")] = None,
     since: Since = None,
     until: Until = None,
     after: After = 0,
@@ -234,11 +236,12 @@ def agent(
     name: Annotated[str, typer.Argument(help="An agent's name.")],
     since: Since = None,
     until: Until = None,
+    after: After = 0,
     limit: Limit = None,
     as_json: Json = False,
 ) -> None:
     """List everything an agent did between two times."""
-    show_events(event_filter(agent=name, since=since, until=until), limit, as_json)
+    show_events(event_filter(agent=name, since=since, until=until, after=after), limit, as_json)
 
 
 def running(

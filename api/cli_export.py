@@ -14,14 +14,15 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from api.bootstrap.database import database
 from api.bootstrap.exports import check_export, prove_export, write_export
-from api.exit_codes import DOES_NOT_FIT, INTERRUPTED
+from api.bootstrap.kept import checkpoints_in, verifiers_in
+from api.exit_codes import DOES_NOT_FIT, INTERRUPTED, NOTHING_TO_COMPARE
 from api.interrupting import until_interrupted
 from api.settings import SettingsError, read_settings
 from application.exporting import FORMATS, Checked, ExportStep, Format, Manifest, selected
 
 JSON_PAUSE_S = 1.0  # between two lines of progress for a script
 
-Json = Annotated[bool, typer.Option("--json", help="JSON, an object a line, for scripts.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for scripts.")]
 From = Annotated[str | None, typer.Option("--from", help="The first position, or the first moment.")]
 Until = Annotated[
     str | None, typer.Option("--until", help="The last position, or the first moment that is too late.")
@@ -89,7 +90,7 @@ def verify_export(
     manifest: Annotated[Path, typer.Argument(help="FILE.manifest.json; the export has to be beside it.")],
     checkpoints: Annotated[
         list[Path] | None,
-        typer.Option("--checkpoint", help="A file with signed checkpoints of the log; repeatable."),
+        typer.Option("--checkpoint", help="A file with signed checkpoints; absent: the manifest's own."),
     ] = None,
     verifiers: Annotated[Path | None, typer.Option(help="The public keys of the checkpoints.")] = None,
     as_json: Json = False,
@@ -97,38 +98,42 @@ def verify_export(
     """Check an export with nothing but its manifest: exit code 0 where every byte is as it was written.
 
     Otherwise the first chunk that is not is named, with its positions, and the exit code is 3. With
-    `--checkpoint` the events of a whole log in NDJSON are hashed anew, and have to be those that were sealed.
+    `--verifiers` the events of a whole log in NDJSON are hashed anew, and have to be those that were sealed:
+    by the checkpoints given, or else by the one in the manifest. Where none is of what was exported, there is
+    nothing to compare with, and the exit code is 4.
     """
     if checkpoints and verifiers is None:
         raise SettingsError(
             "A checkpoint needs --verifiers: a file with what `minutebook audit keys` prints."
         )
+    notes, keys = checkpoints_in(checkpoints or []), verifiers_in(verifiers) if verifiers else None
     with _bar("checking", as_json) as show:
         found = check_export(manifest, lambda at, of: show("checking", at, of, 0))
-    if found.reason is None and checkpoints and verifiers is not None:
-        found = prove_export(
-            manifest, {str(path): _content(path) for path in checkpoints}, _content(verifiers)
-        )
-    _say({**vars(found), "ok": found.reason is None}, _sentence(found), as_json)
+    if found.reason is None and keys is not None:
+        found = prove_export(manifest, notes, keys)
+    is_compared = keys is None or bool(found.checkpoints)
+    _say({**vars(found), "ok": found.reason is None}, _sentence(found, is_compared), as_json)
     if found.reason is not None:
         sys.exit(DOES_NOT_FIT)
+    if not is_compared:
+        sys.exit(NOTHING_TO_COMPARE)
 
 
-def _content(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", "it is no text")
-        raise SettingsError(f"{path} cannot be read: {why}.") from None
-
-
-def _sentence(found: Checked) -> str:
+def _sentence(found: Checked, is_compared: bool) -> str:
     if found.reason is None:
-        sealed = f" Up to {max(found.checkpoints):,} they are what was sealed." if found.checkpoints else ""
-        return f"{found.count:,} events, {_positions(found)}: as they were exported.{sealed}"
+        exported = f"{found.count:,} events, {_positions(found)}: as they were exported."
+        return exported + _sealed(found, is_compared)
     if found.chunk is None:
         return f"{found.manifest}: {found.reason}."
     return f"Chunk {found.chunk} (positions {found.first} to {found.last}): {found.reason}."
+
+
+def _sealed(found: Checked, is_compared: bool) -> str:
+    if not is_compared:
+        return " No checkpoint is of what was exported: there was nothing to compare them with."
+    if not found.checkpoints:
+        return ""
+    return f" Up to {max(found.checkpoints):,} their columns and `stored` are what was sealed."
 
 
 def _positions(said: Manifest | Checked) -> str:

@@ -4,21 +4,24 @@ import asyncio
 import json
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import typer
 import uvloop
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from api.bootstrap.database import database
 from api.bootstrap.exports import is_export, restore_export
 from api.bootstrap.imports import open_import_log
 from api.bootstrap.models import roster_of
 from api.settings import Settings, SettingsError, read_settings
-from application.errors import AgentNotFoundError
-from application.importing import Importing, ImportLog, read_chats
+from application.chats import read_chats
+from application.errors import AgentNotFoundError, InvalidJsonError
+from application.importing import Importing, ImportLog, NotImportableError
+from application.protocol import SUBJECT_RULE, is_subject
 from domain.errors import MinutebookError
 
 AT_ONCE = 64
@@ -43,12 +46,15 @@ def import_conversations(
     if is_export(file):
         _restore(file, as_json)
         return
-    chats = _chats(file)
+    if not is_subject(subject):
+        raise SettingsError(f"Nobody can be called {subject[:80]!r}: {SUBJECT_RULE}.")
     counts = {"imported": 0, "already_there": 0, "bad": 0, "events": 0}
     settings = read_settings()
     _refuse_unknown_agent(agent, settings)
-    with database(settings) as url, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_import(settings, url, chats, Importing(subject, agent), counts))
+    with _opened(file) as opened:
+        chats = _chats(file, opened)
+        with database(settings) as url, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_import(settings, url, chats, Importing(subject, agent), counts))
     if as_json:
         print(json.dumps(counts))
     else:
@@ -86,30 +92,35 @@ def _refuse_unknown_agent(agent: str, settings: Settings) -> None:
         raise SettingsError(str(error)) from None
 
 
-def _chats(file: Path) -> list[tuple[int, Any]]:
+def _opened(file: Path) -> BinaryIO:
     try:
-        return list(read_chats(_read(file)))
-    except MinutebookError as error:
-        raise SettingsError(f"{file} cannot be read. {error}") from None
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        return sys.stdin.buffer if str(file) == "-" else file.open("rb")
     except OSError as error:
         raise SettingsError(f"{file} cannot be read: {error.strerror}.") from None
 
 
+def _chats(file: Path, opened: BinaryIO) -> Iterator[tuple[int, Any]]:
+    try:
+        return read_chats(opened)
+    except MinutebookError as error:
+        raise SettingsError(f"{file} cannot be read. {error}") from None
+
+
 async def _import(
-    settings: Settings, url: str, chats: list[tuple[int, Any]], importing: Importing, counts: dict[str, int]
+    settings: Settings,
+    url: str,
+    chats: Iterator[tuple[int, Any]],
+    importing: Importing,
+    counts: dict[str, int],
 ) -> None:
-    columns = (TextColumn("importing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("importing"), BarColumn(), TextColumn("{task.fields[count]:,} conversations"))
     async with open_import_log(settings, url) as log:
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            bar = progress.add_task("", total=len(chats))
-            for some in _by(chats, AT_ONCE):
+            bar, count = progress.add_task("", total=None, count=0), 0
+            while some := list(islice(chats, AT_ONCE)):
                 await asyncio.gather(*(_one(chat, importing, log, counts) for chat in some))
-                progress.advance(bar, len(some))
+                count += len(some)
+                progress.update(bar, count=count)
 
 
 async def _one(chat: tuple[int, Any], importing: Importing, log: ImportLog, counts: dict[str, int]) -> None:
@@ -118,18 +129,11 @@ async def _one(chat: tuple[int, Any], importing: Importing, log: ImportLog, coun
         if isinstance(value, MinutebookError):
             raise value
         conversation, agent = importing.said_again(value)
-    except MinutebookError as error:
+        events = len(conversation.pending_events) + len(agent.pending_events)
+        is_new = await log.store(conversation, agent)
+    except (InvalidJsonError, NotImportableError) as error:
         counts["bad"] += 1
         print(f"{number}: {error}", file=sys.stderr)
-        return
-    events = len(conversation.pending_events) + len(agent.pending_events)
-    if await log.store(conversation, agent):
-        counts["imported"] += 1
-        counts["events"] += events
     else:
-        counts["already_there"] += 1
-
-
-def _by(items: list[Any], size: int) -> Iterator[list[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+        counts["imported" if is_new else "already_there"] += 1
+        counts["events"] += events if is_new else 0

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from api.bootstrap.database import database
+from api.bootstrap.kept import checkpoints_in, largest_in, verifiers_in
 from api.bootstrap.seals import Verified, checkpoint_notes, public_keys, rotate_signing_key, verify_log
 from api.exit_codes import DOES_NOT_FIT, NOTHING_TO_COMPARE
 from api.settings import Settings, SettingsError, read_settings
@@ -49,11 +50,26 @@ def checkpoint(
     if export is None or str(export) == "-":
         print(notes, end="")
         return
+    _keep(export, notes)
+    print(f"Written to {export}.")
+
+
+def _keep(export: Path, notes: str) -> None:
+    """Write checkpoints to a file, unless it has one of a longer log: that may be all that tells of it."""
     try:
+        kept = largest_in(export.read_text(errors="replace")) if export.is_file() else 0
+        if kept > largest_in(notes):
+            sentence = (
+                f"{export} has a checkpoint of {kept} events, and the newest here is of {largest_in(notes)}"
+            )
+            print(
+                f"minutebook: {sentence}: the log may have been put back; nothing was written.",
+                file=sys.stderr,
+            )
+            sys.exit(DOES_NOT_FIT)
         export.write_text(notes)
     except OSError as error:
         raise SettingsError(f"{export} cannot be written: {error.strerror}.") from None
-    print(f"Written to {export}.")
 
 
 def verify(
@@ -70,8 +86,8 @@ def verify(
     Says what was checked, and names the first position that does not fit.
     """
     settings = read_settings()
-    files = {str(path): _content(path) for path in checkpoints or []}
-    listed = _content(verifiers) if verifiers else None
+    files = checkpoints_in(checkpoints or [])
+    listed = verifiers_in(verifiers) if verifiers else None
     started = time.monotonic()
     with database(settings) as url, _bar(as_json) as show:
         found = verify_log(url, settings, files, listed, show)
@@ -80,15 +96,6 @@ def verify(
         sys.exit(DOES_NOT_FIT)
     if not found.is_compared:
         sys.exit(NOTHING_TO_COMPARE)
-
-
-def _content(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(
-            f"{path} cannot be read: {getattr(error, 'strerror', 'it is no text')}."
-        ) from None
 
 
 def _tell(found: Verified, seconds: float, as_json: bool) -> None:

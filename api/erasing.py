@@ -8,12 +8,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from api.auth import Caller
 from api.body import read_body
+from api.parameters import KNOWN_ONLY
 from api.reading import ConversationId, answered
 from application.erasing import Eraser, said
 from application.errors import InvalidMessageError
 from application.protocol import parsed_json, storable
 
-router = APIRouter(prefix="/v1", tags=["conversations"])
+router = APIRouter(prefix="/v1", tags=["conversations"], dependencies=KNOWN_ONLY)
 
 
 class Erase(BaseModel):

@@ -7,10 +7,11 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from api.auth import auditing
+from api.parameters import KNOWN_ONLY
 from api.reading import POSITION_HEADER
 from application.exporting import MEDIA_TYPES, ExportStreams, Format, Selection, selected
 
-router = APIRouter(prefix="/v1/audit", tags=["audit"], dependencies=[Depends(auditing)])
+router = APIRouter(prefix="/v1/audit", tags=["audit"], dependencies=[Depends(auditing), *KNOWN_ONLY])
 
 Place = Annotated[str | None, Query(max_length=100)]
 

@@ -4,42 +4,34 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from functools import partial
-from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Request
 from sse_starlette import EventSourceResponse
 
 from api.auth import Chatter, Identity
 from api.direct import Direct, as_chunk
+from api.parameters import KNOWN_ONLY, LastSeen
 from api.reading import ConversationId
 from api.sse import HEARTBEAT, PIECE_BYTES, SEND_TIMEOUT_S, STREAMED, StreamResponse, one_line
 from application.beginning import own_only
 from application.errors import InvalidCursorError
-from application.live import Batch, FeedItem, FeedLog, LiveFeed, Push
+from application.live import FeedLog, LiveFeed
+from application.subscription import Batch, FeedItem, Push
 from application.turns import TurnService
 from domain.errors import ConversationNotFoundError
 
-router = APIRouter(prefix="/v1", tags=["feeds"])
+router = APIRouter(prefix="/v1", tags=["feeds"], dependencies=KNOWN_ONLY)
 
 _POSITION = re.compile(r"[0-9]{1,18}\Z")
-
-Cursor = Annotated[str | None, Header(alias="Last-Event-ID")]
-After = Annotated[
-    str | None, Query(description="A position: 0 from the start, absent from now. The same as Last-Event-ID.")
-]
 
 
 @router.get("/conversations/{conversation_id}/feed", response_class=EventSourceResponse, responses=STREAMED)
 async def watch_conversation(
-    conversation_id: ConversationId,
-    request: Request,
-    caller: Chatter,
-    last_event_id: Cursor = None,
-    after: After = None,
+    conversation_id: ConversationId, request: Request, caller: Chatter, last_seen: LastSeen
 ) -> EventSourceResponse:
     """Stream a conversation's events, and what its running turn says meanwhile (without an id)."""
     is_stored = await _is_stored(request, conversation_id, caller)
-    position = await _begun(request, last_event_id or after)
+    position = await _begun(request, last_seen)
     live: LiveFeed = request.app.state.live
     if is_stored:
         push = _pushing(Direct.of(request.scope))
@@ -57,7 +49,7 @@ async def _is_stored(request: Request, conversation_id: str, caller: Identity) -
     log: FeedLog = request.app.state.log
     owner = await log.owner_of(conversation_id)
     if owner is None:
-        if await request.app.state.turns.is_running_in(conversation_id, caller.subject):
+        if await request.app.state.turns.running_in(conversation_id, caller.subject):
             return False
         owner = await log.owner_of(conversation_id)  # it may have been stored while we asked
     if owner != caller.subject:
@@ -66,12 +58,10 @@ async def _is_stored(request: Request, conversation_id: str, caller: Identity) -
 
 
 @router.get("/feed", response_class=EventSourceResponse, responses=STREAMED)
-async def watch_all(
-    request: Request, caller: Chatter, last_event_id: Cursor = None, after: After = None
-) -> EventSourceResponse:
+async def watch_all(request: Request, caller: Chatter, last_seen: LastSeen) -> EventSourceResponse:
     """Stream the events of all conversations: one's own, or everybody's for operators and auditors."""
     owner = None if caller.scopes & {"operate", "audit"} else caller.subject
-    position = await _begun(request, last_event_id or after)
+    position = await _begun(request, last_seen)
     live: LiveFeed = request.app.state.live
     return _answer(live.watch(position, owner=owner, push=_pushing(Direct.of(request.scope))))
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import PlainTextResponse
 
-from api.audit import KNOWN_ONLY
 from api.auth import auditing
+from api.parameters import KNOWN_ONLY
 from api.reading import Limit
 from application.sealing import Seals
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from api.auth import Chatter
+from api.parameters import KNOWN_ONLY
 from api.reading import (
     Bound,
     ConversationId,
@@ -23,12 +24,13 @@ from api.reading import (
     place_of,
 )
 from application.agents import AgentProfile, AgentRoster
-from application.errors import InvalidMessageError
+from application.errors import InvalidFilterError
 from application.queries import (
     USAGE_GROUPS,
     Answer,
     ConversationFilter,
     ConversationSummary,
+    ListedState,
     Range,
     Stint,
     UsageFilter,
@@ -36,9 +38,8 @@ from application.queries import (
 )
 from application.reading import Reads
 from domain.errors import ConversationNotFoundError
-from domain.values import State
 
-router = APIRouter(prefix="/v1", tags=["reading"])
+router = APIRouter(prefix="/v1", tags=["reading"], dependencies=KNOWN_ONLY)
 
 
 # --- conversations -------------------------------------------------------------------------------
@@ -51,7 +52,7 @@ async def list_conversations(
     reads: TheReads,
     paging: Paging,
     search: Word | None = None,
-    state: State | None = None,
+    state: ListedState | None = None,
     agent: Word | None = None,
 ) -> Response:
     """List the caller's conversations, the one with the newest event first."""
@@ -291,5 +292,5 @@ def _groups(by: str) -> list[UsageGroup]:
     names = [name for name in by.split(",") if name]
     groups = [group for group in USAGE_GROUPS if group in names]
     if len(groups) != len(names):
-        raise InvalidMessageError(reason=f"by is any of {', '.join(USAGE_GROUPS)}, each once")
+        raise InvalidFilterError(name="by", reason=f"it is any of {', '.join(USAGE_GROUPS)}, each once")
     return groups

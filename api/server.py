@@ -20,6 +20,9 @@ BACKLOG = 2048
 # Longer than clients and proxies keep an idle connection, so that none of them sends into a closing one.
 KEEP_ALIVE_S = 75
 CLOSE_S = 2  # how long connections may take to go once every turn has ended
+# How long clients may take for what they were sent, where that much of the grace is left; and where none is.
+TAKE_S = 1.0
+TAKE_AT_LEAST_S = 0.2
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -66,6 +69,7 @@ class Server(uvicorn.Server):
         self._grace_s = grace_s
         self._loop = asyncio.get_running_loop()
         self._closing: list[asyncio.Task[None]] = []
+        self._grace_until = 0.0
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until told to stop, in a process that does nothing else."""
@@ -88,12 +92,29 @@ class Server(uvicorn.Server):
         if len(self._closing) < 2:  # more than hurry it cannot
             self.force_exit = bool(self._closing)
             grace_s = 0.0 if self._closing else self._grace_s
+            self._grace_until = self._loop.time() + grace_s
             self._closing.append(self._loop.create_task(self._close(grace_s)))
 
     async def _close(self, grace_s: float) -> None:
         await self._house.running.close(grace_s)
         self._house.live.close()  # who watches is sent elsewhere, with all that has been said here
         self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let connections go; those whose clients do not take what they were sent are cut off."""
+        left_s = self._grace_until - self._loop.time()
+        cutting = self._loop.call_later(min(TAKE_S, max(TAKE_AT_LEAST_S, left_s)), self._cut_off_unread)
+        await super().shutdown(sockets)
+        cutting.cancel()
+        self._cut_off_unread()  # a second signal does not wait for the timer
+        if self.server_state.tasks:
+            await asyncio.wait(list(self.server_state.tasks), timeout=TAKE_AT_LEAST_S)
+
+    def _cut_off_unread(self) -> None:
+        """Abort what waits for its client; who writes to it goes on, and ends as if the client had gone."""
+        for connection in list(self.server_state.connections):
+            if connection.transport.get_write_buffer_size():
+                connection.transport.abort()
 
 
 async def serve_house(

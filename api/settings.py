@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, HttpUrl, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
 from api.loopback import is_loopback
@@ -22,6 +22,7 @@ class SettingsError(Exception):
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Bytes = Annotated[int, Field(ge=1024, le=256 * 1024 * 1024)]
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")]
 
 
 class Settings(BaseSettings):
@@ -43,10 +44,10 @@ class Settings(BaseSettings):
         1, description="How many processes accept on the port, over the same database."
     )
     allow_remote: bool = Field(False, description="Listen beyond loopback although nobody is authenticated.")
-    identity_header: str | None = Field(
+    identity_header: HeaderName | None = Field(
         None, description="The header in which a proxy in front of us says who asks; absent: all are `local`."
     )
-    scopes_header: str | None = Field(
+    scopes_header: HeaderName | None = Field(
         None, description="The header with the scopes (chat operate audit) of who asks; absent: chat."
     )
     model: str = Field("demo", description="The model of agents that name none: demo, openai:…, anthropic:…")
@@ -73,14 +74,16 @@ class Settings(BaseSettings):
         24_000, description="How many tokens of history a model gets to see."
     )
     pool_size: Annotated[int, Field(ge=1, le=1000)] = Field(
-        10, description="Database connections of a process."
+        10, description="Database connections of a process for turns, and as many again for reads."
     )
     projections: bool = Field(
         True, description="Whether this process lets the read models follow the log, where no other does."
     )
     seal: bool = Field(True, description="Whether this process seals the log, where no other does.")
     seal_s: Seconds = Field(1.0, description="The shortest time between two checkpoints.")
-    seal_origin: str = Field("minutebook", description="The name of this log in its checkpoints.")
+    seal_origin: str = Field(
+        "minutebook", pattern=r"^[^\s+]+$", description="The name of this log in its checkpoints."
+    )
     signing_key: SecretStr | None = Field(
         None, description="The key of checkpoints, or its file; absent: `signing.key` among the keys."
     )
@@ -91,6 +94,20 @@ class Settings(BaseSettings):
         description="How long after an erasure the files that held it are written anew.",
     )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="What is logged.")
+
+    @field_validator("model_base_url")
+    @classmethod
+    def _an_address_of_http(cls, given: str | None) -> str | None:
+        if given:
+            HttpUrl(given)  # raises what is said; the address itself stays as it was written
+        return given
+
+    @field_validator("database_url", "model_api_key")
+    @classmethod
+    def _one_line_of_text(cls, given: SecretStr | None) -> SecretStr | None:
+        if given and not given.get_secret_value().isprintable():
+            raise ValueError("It holds a line end or bytes that are no text")
+        return given
 
     @model_validator(mode="after")
     def _loopback_unless_allowed(self) -> "Settings":

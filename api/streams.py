@@ -2,19 +2,22 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Request
+from fastapi import APIRouter, Depends, Header, Path, Request, Response
 from sse_starlette import EventSourceResponse
 
 from api.auth import Chatter
 from api.body import read_body
+from api.parameters import KNOWN_ONLY, LastSeen
+from api.reading import ConversationId
 from api.sse import STREAMED, batches_encoded, event_stream
 from application.errors import InvalidMessageError, TurnNotFoundError
 from application.ports import TurnRow
 from application.protocol import Asked, is_id, parsed_json, parsed_request
 from application.replay import failure_of
 from application.turns import Following, TurnService
+from domain.errors import ConversationNotFoundError
 
-router = APIRouter(prefix="/v1", tags=["turns"])
+router = APIRouter(prefix="/v1", tags=["turns"], dependencies=KNOWN_ONLY)
 
 _SCHEMA = Asked.model_json_schema(ref_template="#/components/schemas/{model}")
 # The five messages, by their names: for the components of `/openapi.json`.
@@ -22,8 +25,6 @@ MESSAGES: dict[str, Any] = _SCHEMA.pop("$defs")
 _BODY: dict[str, Any] = {
     "requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}
 }
-Cursor = Annotated[str | None, Header(alias="Last-Event-ID")]
-After = Annotated[str | None, Query(description="The same as Last-Event-ID, for clients without headers.")]
 
 
 def _known_id(turn_id: Annotated[str, Path()]) -> str:
@@ -49,6 +50,17 @@ async def send_message(
     return _streamed(request, await _turns(request).submit(asked, caller.subject))
 
 
+@router.get("/conversations/{conversation_id}/turn")
+async def get_running_turn(
+    conversation_id: ConversationId, request: Request, caller: Chatter
+) -> dict[str, Any]:
+    """Return the turn that runs in a conversation, for who comes while it is silent; null where none runs."""
+    row = await _turns(request).running_in(conversation_id, caller.subject)
+    if row is None and await request.app.state.log.owner_of(conversation_id) != caller.subject:
+        raise ConversationNotFoundError
+    return {"turn": turn_body(row) if row else None}
+
+
 @router.get("/turns/{turn_id}")
 async def get_turn(turn_id: TurnId, request: Request, caller: Chatter) -> dict[str, Any]:
     """Return how a turn stands."""
@@ -57,17 +69,26 @@ async def get_turn(turn_id: TurnId, request: Request, caller: Chatter) -> dict[s
 
 @router.get("/turns/{turn_id}/stream", response_class=EventSourceResponse, responses=STREAMED)
 async def watch_turn(
-    turn_id: TurnId, request: Request, caller: Chatter, last_event_id: Cursor = None, after: After = None
+    turn_id: TurnId, request: Request, caller: Chatter, last_seen: LastSeen
 ) -> EventSourceResponse:
     """Attach to a turn, or read it again, from a cursor on."""
-    following = await _turns(request).attach(turn_id, caller.subject, last_event_id or after)
+    following = await _turns(request).attach(turn_id, caller.subject, last_seen)
     return _streamed(request, following)
 
 
-@router.post("/turns/{turn_id}/cancel")
-async def cancel_turn(turn_id: TurnId, request: Request, caller: Chatter) -> dict[str, Any]:
-    """Stop a turn, keeping what was said; answers how it ended. Twice is once."""
-    return turn_body(await _turns(request).cancel(turn_id, caller.subject))
+@router.post(
+    "/turns/{turn_id}/cancel", responses={202: {"description": "It was asked to stop, and still runs."}}
+)
+async def cancel_turn(
+    turn_id: TurnId, request: Request, response: Response, caller: Chatter
+) -> dict[str, Any]:
+    """Stop a turn, keeping what was said; answers how it ended. Twice is once.
+
+    202 where it has not ended yet: ask again, or read its stream, which says the end.
+    """
+    row = await _turns(request).cancel(turn_id, caller.subject)
+    response.status_code = 202 if row.state == "running" else 200
+    return turn_body(row)
 
 
 @router.post("/turns/{turn_id}/retry", response_class=EventSourceResponse, responses=STREAMED)

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from application.errors import AgentNotFoundError
 from application.language_model import Tool
 
 Effect = Literal["free", "ask", "forbidden"]
+# Characters of a tool's name, more than any provider takes: read models find calls by it, and no index takes
+# a page of text.
+MAX_TOOL_NAME: Final = 128
 
 SWITCH_AGENT = Tool(
     name="switch_agent",

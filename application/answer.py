@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from io import StringIO
 from typing import Any
 
-from application.agents import AgentProfile
+from application.agents import MAX_TOOL_NAME, AgentProfile
 from application.ids import new_call_id, new_id
 from application.language_model import Finished, ToolCall
 from application.our_tools import OURS, use_our_tool
@@ -84,7 +84,7 @@ def _record_client_calls(answer: Answer, profile: AgentProfile, work: UnitOfWork
         call_id = new_call_id()
         asked = {
             "model_call_id": storable_text(call.model_call_id),
-            "tool": storable_text(call.tool),
+            "tool": storable_text(call.tool)[:MAX_TOOL_NAME],  # a longer one is no tool of ours
             "arguments": arguments,
             "agent": profile.name,
             "requires_decision": verdict.kind != "free",

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from unicodedata import category
 
 from application.errors import InvalidFilterError
@@ -17,7 +17,7 @@ MOST: Final = 2**63 - 1
 _NOT_IN_A_LINE: Final = ("Cc", "Cs", "Zl", "Zp")
 # A + that nobody has escaped comes out of an address as a space.
 _LOST_PLUS: Final = re.compile(r"(:\d\d\S*) (?=\d\d:?\d\d\Z)")
-T = TypeVar("T")
+_TIMES: Final = "a time as 2026-03-01, 2026-03-01T09:00 or 2026-03-01T09:00:00+01:00"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +93,8 @@ def _types(globs: Sequence[str]) -> tuple[str, ...]:
     for glob in globs:
         matching = [name for name in EVENT_TYPES if fnmatchcase(name, glob)]
         if not matching:
-            reason = (
-                f"no event type is called {glob[:80]!r}; they read as {EVENT_TYPES[1]}, and * is anything"
-            )
+            like = next((name for name in EVENT_TYPES if fnmatchcase(name, f"*.{glob}")), EVENT_TYPES[1])
+            reason = f"no event type is called {glob[:80]!r}; they read as {like}, and * is anything"
             raise InvalidFilterError(name="type", reason=reason)
         found |= dict.fromkeys(matching)
     return tuple(found) if len(found) < len(EVENT_TYPES) else ()
@@ -128,20 +127,27 @@ def time_of(name: str, given: str | None) -> datetime | None:
     """Return a time, in UTC where it names no zone. Raises `InvalidFilterError`."""
     if given is None:
         return None
+    time = _time(given)
+    if time is None:
+        raise InvalidFilterError(name=name, reason=f"it is {_TIMES}")
+    return time
+
+
+def _time(given: str) -> datetime | None:
     try:
         time = datetime.fromisoformat(_LOST_PLUS.sub(r"\1+", given))
         return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
-        reason = "it is a time as 2026-03-01, 2026-03-01T09:00 or 2026-03-01T09:00:00+01:00"
-        raise InvalidFilterError(name=name, reason=reason) from None
+        return None
 
 
 def place_of(name: str, given: str) -> int | datetime:
     """Return a position (a whole number) or a time. Raises `InvalidFilterError`."""
     if given.isascii() and given.isdigit():
         return _position(name, int(given[:20])) or 0
-    time = time_of(name, given)
-    assert time is not None  # noqa: S101 (it was given)
+    time = _time(given)
+    if time is None:
+        raise InvalidFilterError(name=name, reason=f"it is a position (a whole number), or {_TIMES}")
     return time
 
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 
 from application.errors import StoreUnavailableError
-from application.live import FeedItem
+from application.subscription import FeedItem
 
 
 async def own_only(

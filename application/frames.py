@@ -1,4 +1,4 @@
-"""The frames out (the code twin of docs/protocol.md, section 3)."""
+"""The frames out (the code twin of "Frames" in docs/protocol.md)."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,20 +1,22 @@
 """Conversations from elsewhere, said again to the aggregates: OpenAI's chats, and recorded runs."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Protocol
 
+from application.agents import MAX_TOOL_NAME
 from application.answer import parsed_arguments
 from application.ids import new_call_id, new_id
-from application.protocol import is_id, parsed_json, storable
+from application.protocol import is_id, storable
 from domain.agent import Agent
 from domain.aggregate import By
 from domain.conversation import Conversation
 from domain.errors import MinutebookError
 
 RULE = "imported"
+_SAID = ("text", "refusal")  # of content in parts; images and sounds are not said
 
 
 class NotImportableError(MinutebookError):
@@ -27,7 +29,10 @@ class ImportLog(Protocol):
     """Where imported conversations are stored."""
 
     async def store(self, conversation: Conversation, agent: Agent) -> bool:
-        """Store a new conversation whole; False where one with its id is there already."""
+        """Store a new conversation whole; False where it is there already, or was erased.
+
+        Raises `NotImportableError` where another conversation has its id.
+        """
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,8 @@ class _Retelling:
         self._assistant = assistant
         self._agent = agent
         self._calls: dict[str, str] = {}
+        # Calls of the time before tools have no id: the name of the function finds the newest one.
+        self._functions: dict[str, str] = {}
 
     def tell(self, message: Mapping[str, Any]) -> None:
         """Record one message. Raises whatever is wrong with it."""
@@ -77,13 +84,16 @@ class _Retelling:
         elif role == "assistant":
             self._tell_answer(message)
         elif role == "tool":
-            self._tell_result(message)
+            self._tell_result(str(message["tool_call_id"]), message)
+        elif role == "function":
+            self._tell_function_result(message)
         elif role not in ("system", "developer"):  # instructions are not said in the conversation
             raise ValueError(f"there is no role {str(role)[:40]!r}")
 
     def _tell_answer(self, message: Mapping[str, Any]) -> None:
-        calls = message.get("tool_calls") or []
-        if text := _text(message.get("content") or ""):
+        calls = [*(message.get("tool_calls") or []), *self._function_calls(message)]
+        said = (_text(message.get(field) or "") for field in ("content", "refusal"))
+        if text := "\n\n".join(filter(None, said)):
             reason = "tool_calls" if calls else "stop"
             self._conversation.send_assistant_message(new_id(), self._agent, text, reason, self._assistant)
         elif not calls:
@@ -91,13 +101,22 @@ class _Retelling:
         for call in calls:
             self._tell_call(call)
 
+    def _function_calls(self, message: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """Return the call as it was said before there were tools, as one of today."""
+        function = message.get("function_call")
+        if not function:
+            return []
+        model_call_id = f"function_call_{len(self._calls) + 1}"
+        self._functions[str(function["name"])] = model_call_id
+        return [{"id": model_call_id, "function": function}]
+
     def _tell_call(self, call: Mapping[str, Any]) -> None:
         function = call.get("function") or call
         call_id = new_call_id()
         self._calls[str(call["id"])] = call_id
         asked = {
             "model_call_id": str(call["id"]),
-            "tool": str(function["name"]),
+            "tool": _tool_name(function["name"]),
             "arguments": _arguments(function.get("arguments")),
             "agent": self._agent,
             "requires_decision": False,
@@ -105,40 +124,17 @@ class _Retelling:
         }
         self._conversation.request_call(call_id, asked, self._assistant)
 
-    def _tell_result(self, message: Mapping[str, Any]) -> None:
-        call_id = self._calls.get(str(message["tool_call_id"]), "")
+    def _tell_function_result(self, message: Mapping[str, Any]) -> None:
+        name = str(message["name"])
+        if name not in self._functions:
+            raise ValueError(f"there is no call of the function {name[:80]!r} for this result")
+        self._tell_result(self._functions.pop(name), message)
+
+    def _tell_result(self, model_call_id: str, message: Mapping[str, Any]) -> None:
+        call_id = self._calls.get(model_call_id, "")
         if call_id not in self._conversation.calls:
-            raise ValueError(f"there is no open call {str(message['tool_call_id'])[:80]!r} for this result")
+            raise ValueError(f"there is no open call {model_call_id[:80]!r} for this result")
         self._conversation.receive_tool_result(call_id, message["content"], None, self._person)
-
-
-def read_chats(text: bytes) -> Iterator[tuple[int, Any]]:
-    """Yield the conversations of a file with their numbers: of the line (JSON Lines), or in the array.
-
-    What cannot be read is yielded as the exception that says why.
-    """
-    if not _is_json_lines(text):
-        value = parsed_json(text)
-        yield from enumerate(value if isinstance(value, list) else [value], 1)
-        return
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            try:
-                yield number, parsed_json(line)
-            except MinutebookError as error:
-                yield number, error
-
-
-def _is_json_lines(text: bytes) -> bool:
-    """Whether the first line is a whole JSON object and there is another line."""
-    first, _, rest = text.lstrip().partition(b"\n")
-    if not rest.strip() or first.startswith(b"["):
-        return False
-    try:
-        return isinstance(json.loads(first), dict)
-    except (ValueError, RecursionError):
-        # A first line that is no JSON: lines if any later one is, else one broken document.
-        return any(line.startswith(b"{") and line.rstrip().endswith(b"}") for line in rest.splitlines()[:5])
 
 
 def _chat(value: Any) -> _Chat:
@@ -165,10 +161,17 @@ def _id_of(messages: Any) -> str:
 def _text(content: Any) -> str:
     """Return what was said, also where it comes in parts."""
     if isinstance(content, list):
-        return "".join(str(part["text"]) for part in content if part.get("type") == "text")
+        return "".join(str(part[part["type"]]) for part in content if part.get("type") in _SAID)
     if not isinstance(content, str):
         raise ValueError("content is not a text")  # noqa: TRY004 (one kind of complaint for one line)
     return content
+
+
+def _tool_name(value: Any) -> str:
+    name = str(value)
+    if len(name) > MAX_TOOL_NAME:
+        raise ValueError(f"a tool's name has more than {MAX_TOOL_NAME} characters")
+    return name
 
 
 def _arguments(given: Any) -> Any:

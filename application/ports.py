@@ -129,8 +129,8 @@ class Turns(Protocol):
     async def find(self, turn_id: str, subject: str) -> TurnRow | None:
         """Return the turn, or None when there is none for this subject."""
 
-    async def is_running_in(self, conversation_id: str, subject: str) -> bool:
-        """Whether a turn of this subject runs in the conversation."""
+    async def running_in(self, conversation_id: str, subject: str) -> TurnRow | None:
+        """Return the turn of this subject that runs in the conversation, or None when none does."""
 
     async def rows(self, turn_ids: Sequence[str]) -> Sequence[TurnRow]:
         """Return these turns, whosever they are: for the house itself, never for a caller."""
@@ -149,6 +149,9 @@ class Turns(Protocol):
 
     async def request_cancel(self, turn_id: str, subject: str) -> TurnRow | None:
         """Ask whichever node runs the turn to stop it; returns the row as it is."""
+
+    async def free(self, turn_id: str) -> None:
+        """Abandon this turn where its lease has run out; waits for a commit in flight."""
 
     async def renew(self, turn_ids: Sequence[str]) -> Renewal:
         """Extend the leases of this node's turns in one statement."""

@@ -1,4 +1,4 @@
-"""The five messages in (the code twin of docs/protocol.md, section 2)."""
+"""The five messages in (the code twin of "The five messages" in docs/protocol.md)."""
 
 import json
 import math
@@ -22,6 +22,8 @@ from application.errors import InvalidJsonError, InvalidMessageError, MessageToo
 MAX_DEPTH = 100
 MAX_REASON = 200
 ID_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9_.:-]{0,254}$"
+SUBJECT_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]{0,254}"
+SUBJECT_RULE = "it is 1 to 255 characters out of A-Z a-z 0-9 _ . : @ + - and begins with none of . : @ + -"
 ID_RULE = "it is 1 to 255 characters out of A-Z a-z 0-9 _ - . : and does not begin with . or :"
 
 
@@ -53,6 +55,11 @@ def _refuse_unstorable_text(text: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise ValueError("it has half of a surrogate pair, which is no character") from None
+
+
+def is_subject(text: str) -> bool:
+    """Whether somebody can be called so."""
+    return re.fullmatch(SUBJECT_PATTERN, text) is not None
 
 
 def is_id(text: str) -> bool:
@@ -227,8 +234,12 @@ def stored_message(payload: Mapping[str, Any]) -> AnyMessage | Amend:
 
 
 def payload_of(message: AnyMessage | Amend) -> dict[str, Any]:
-    """Return the message as it is stored with its turn: the fields that were given."""
-    return message.model_dump(mode="python", exclude_unset=True)
+    """Return the message as it is stored with its turn: the fields that were given.
+
+    Only a result can be null; any other field that is null is one that was not given.
+    """
+    given = message.model_dump(mode="python", exclude_unset=True)
+    return {name: value for name, value in given.items() if value is not None or name == "result"}
 
 
 def payload_hash(payload: Mapping[str, Any]) -> str:

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, Literal, Protocol, TypeVar, get_args
 
+from domain.values import State
+
+# What the list shows: a conversation's state, or that its contents were erased.
+ListedState = Literal[State, "erased"]
 UsageGroup = Literal["agent", "model", "conversation", "day"]
 USAGE_GROUPS: tuple[UsageGroup, ...] = get_args(UsageGroup)
 

@@ -37,7 +37,7 @@ class Running:
         self.is_closing = False
         self._kit = kit
         self._log = log
-        self._lease_s = lease_s
+        self.lease_s = lease_s
         self._on_frame = on_frame
         self._turns: dict[str, Turn] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -209,11 +209,11 @@ class Running:
     async def _keep(self) -> None:
         next_sweep = 0.0
         while True:
-            await asyncio.sleep(min(KEEP_S, self._lease_s / 4))
+            await asyncio.sleep(min(KEEP_S, self.lease_s / 4))
             try:
                 await self._renew()
                 if time.monotonic() >= next_sweep:
-                    next_sweep = time.monotonic() + self._lease_s / 3
+                    next_sweep = time.monotonic() + self.lease_s / 3
                     for turn_id in await self._kit.turns.sweep():
                         logger.warning("turn_abandoned", turn=turn_id)
             except StoreUnavailableError:

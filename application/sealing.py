@@ -55,7 +55,7 @@ class Seals(Protocol):
     async def inclusion(self, position: int, size: int | None) -> InclusionProof:
         """Prove that an event is in the log of `size` events, the newest checkpoint's where None is given.
 
-        Raises `NotSealedError` where the position or the size is not sealed, and `InvalidMessageError`
+        Raises `NotSealedError` where the position or the size is not sealed, and `InvalidFilterError`
         where the position is beyond the size.
         """
         ...
@@ -63,6 +63,6 @@ class Seals(Protocol):
     async def consistency(self, old: int, new: int | None) -> ConsistencyProof:
         """Prove that a size of the log is the beginning of another; None is the newest checkpoint's.
 
-        Raises `NotSealedError` where a size is not sealed, and `InvalidMessageError` where `old` is larger.
+        Raises `NotSealedError` where a size is not sealed, and `InvalidFilterError` where `old` is larger.
         """
         ...

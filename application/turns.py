@@ -25,7 +25,10 @@ from application.turn import Kit
 from application.use_cases import PATIENT
 
 POLL_S = 0.05
-CANCEL_WAIT_S = 10.0
+# How long a cancel waits for its turn's end: until the lease of a node that died is over, and a second more.
+CANCEL_AT_LEAST_S = 10.0
+CANCEL_AT_MOST_S = 30.0
+CANCEL_POLL_S = 0.5
 STORE_PATIENCE_S = 30.0
 
 
@@ -79,16 +82,36 @@ class TurnService:
         return await self._begin(outcome.row, outcome.row.conversation_id)
 
     async def cancel(self, turn_id: str, subject: str) -> TurnRow:
-        """Stop a turn, wherever it runs, and return how it ended. Twice is once."""
+        """Stop a turn, wherever it runs, and return how it ended. Twice is once.
+
+        One whose node has died is abandoned as soon as its lease is over. What has not ended in half a minute
+        is returned as it is, still running.
+        """
         row = await self._kit.turns.request_cancel(turn_id, subject)
         if row is None:
             raise TurnNotFoundError
         self._running.cancel(turn_id)
-        deadline = asyncio.get_running_loop().time() + CANCEL_WAIT_S
-        while row.state == "running" and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(POLL_S)
-            row = await self.status(turn_id, subject)
-        return row
+        return await self._ended(row) if row.state == "running" else row
+
+    async def _ended(self, row: TurnRow) -> TurnRow:
+        """Wait for the end of a turn that was asked to stop; an attempt after it is somebody else's wish."""
+        wait_s = min(max(CANCEL_AT_LEAST_S, self._running.lease_s + 1), CANCEL_AT_MOST_S)
+        deadline, pause_s = asyncio.get_running_loop().time() + wait_s, POLL_S
+        while True:
+            waits = self._waits_for(row.turn_id, deadline)  # first: what ends meanwhile is then in the row
+            await self._kit.turns.free(row.turn_id)
+            found = await self.status(row.turn_id, row.subject)
+            if found.state != "running" or found.attempt != row.attempt or not waits:
+                return found
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 1.2, CANCEL_POLL_S)
+
+    def _waits_for(self, turn_id: str, deadline: float) -> bool:
+        """Whether there is time left; a server that closes waits for none but its own turns."""
+        is_elsewhere = self._running.get(turn_id) is None
+        return (
+            not (self._running.is_closing and is_elsewhere) and asyncio.get_running_loop().time() < deadline
+        )
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -103,9 +126,9 @@ class TurnService:
         """Whether there is such a turn, of this subject."""
         return await self._kit.turns.find(turn_id, subject) is not None
 
-    async def is_running_in(self, conversation_id: str, subject: str) -> bool:
-        """Whether a turn of this subject runs in the conversation, stored or not."""
-        return await self._kit.turns.is_running_in(conversation_id, subject)
+    async def running_in(self, conversation_id: str, subject: str) -> TurnRow | None:
+        """Return the turn of this subject that runs in the conversation, stored or not, or None."""
+        return await self._kit.turns.running_in(conversation_id, subject)
 
     async def attach(self, turn_id: str, subject: str, cursor: str | None = None) -> Following:
         """Read a turn from a cursor on: live while it runs, from the log at any later time."""

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, Self
 from domain.errors import InvalidPlanError
 
 MAX_SUBTASKS: Final = 20
+MAX_SUBTASK_ID: Final = 128  # characters: read models find a subtask by it, and no index takes a page of text
 
 PlanStatus = Literal["review", "revision", "execution"]
 
@@ -94,7 +95,8 @@ def checked_subtasks(values: Any) -> tuple[Subtask, ...]:
     if len(set(names)) != len(names):
         raise InvalidPlanError(reason="two subtasks have the same id")
     if unknown := {name for task in subtasks for name in task.depends_on} - set(names):
-        raise InvalidPlanError(reason=f"a subtask depends on {min(unknown)}, which is not in the plan")
+        name = min(unknown)[:MAX_SUBTASK_ID]
+        raise InvalidPlanError(reason=f"a subtask depends on {name}, which is not in the plan")
     _refuse_cycles(subtasks)
     return subtasks
 
@@ -104,6 +106,8 @@ def _checked_subtask(value: Any) -> Subtask:
     id_, description, agent = texts = [given.get(name) for name in ("id", "description", "agent")]
     if not all(isinstance(text, str) and text.strip() for text in texts):
         raise InvalidPlanError(reason="a subtask needs an id, a description and an agent, all texts")
+    if len(str(id_)) > MAX_SUBTASK_ID:
+        raise InvalidPlanError(reason=f"a subtask's id has more than {MAX_SUBTASK_ID} characters")
     depends_on = given.get("depends_on") or []
     if not isinstance(depends_on, list | tuple) or not all(isinstance(name, str) for name in depends_on):
         raise InvalidPlanError(reason="what a subtask depends on is a list of subtask ids")

@@ -25,6 +25,10 @@ class KeyUnusableError(MinutebookError):
     code = "key_unusable"
 
 
+class KeyExposedError(KeyUnusableError):
+    """The key cannot be used: others can read the file {path} and may know it; chmod 600 it."""
+
+
 def given_key(value: str, name: str) -> bytes:
     """Return the key that a setting gives: 32 bytes in base64, or the path of a key file.
 
@@ -126,7 +130,7 @@ def _refuse_readable(path: Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise KeyUnusableError(reason=f"{path} is no file")
     if found.st_mode & 0o077:
-        raise KeyUnusableError(reason=f"others can read the file {path}; make a new key, or chmod 600 it")
+        raise KeyExposedError(path=path)
 
 
 def _decoded(text: str) -> bytes | None:

@@ -13,11 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from infrastructure.postgres.embedded import EmbeddedPostgres
 from infrastructure.postgres.schema import migrate
+from infrastructure.projections.operating import make_tables
+from infrastructure.projections.registry import READ_MODELS
+from tests.asking import keeping, query
 from tests.loop_watch import LoopWatch
 from tests.recorded import recorded_conversations
 
@@ -52,25 +54,23 @@ def _database(server_url: str, name: str) -> str:
     return server_url.replace("/minutebook?", f"/{name}?")
 
 
-def _run_sql(url: str, statement: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(statement.encode())
-
-
 def _make_template(server_url: str) -> None:
-    _run_sql(server_url, f"create database {TEMPLATE}")
+    query(server_url, f"create database {TEMPLATE}")
     migrate(_database(server_url, TEMPLATE))
+    make_tables(_database(server_url, TEMPLATE), READ_MODELS)  # as every start does
 
 
 @contextmanager
 def _fresh_database(server_url: str, template: str) -> Iterator[str]:
     name = f"test_{uuid.uuid4().hex}"
     # A copy of the files takes a sixth of the processor time of a copy through the write-ahead log.
-    _run_sql(server_url, f"create database {name} template {template} strategy file_copy")
+    query(server_url, f"create database {name} template {template} strategy file_copy")
+    url = _database(server_url, name)
     try:
-        yield _database(server_url, name)
+        with keeping(url):
+            yield url
     finally:
-        _run_sql(server_url, f"drop database if exists {name} with (force)")
+        query(server_url, f"drop database if exists {name} with (force)")
 
 
 def _memory() -> Path | None:
@@ -87,7 +87,8 @@ def _server(settings: dict[str, str], where: Path | None = None) -> Iterator[str
     with _temporary_folder(where) as folder, EmbeddedPostgres(folder, settings=settings) as server:
         url = server.start()
         _make_template(url)
-        yield url
+        with keeping(url):
+            yield url
 
 
 @pytest.fixture(scope="session")

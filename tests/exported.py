@@ -7,6 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+from application.exporting import Selection
+from infrastructure.exports.operating import write_export
+from tests.opened import vault
+
+FORMS = ("ndjson", "csv", "parquet")
 
 COLUMNS = "position, recorded_at, version, stream, type, conversation, turn, actor, data"
 
@@ -68,3 +75,18 @@ def manifest_of(file: Path) -> dict[str, Any]:
 
 def positions(rows: Sequence[dict[str, Any]]) -> list[int]:
     return [int(row["position"]) for row in rows]
+
+
+def written(url: str, file: Path, form: Any, selection: Selection | None = None) -> Path:
+    """Export the log to this file."""
+    manifest = write_export(url, vault(), selection or Selection(), form, file)
+    assert manifest
+    return file
+
+
+def rows_of(file: Path, form: str) -> list[dict[str, Any]]:
+    """Return what a file of this form says, a row each."""
+    if form == "parquet":
+        rows: list[dict[str, Any]] = pq.read_table(file).to_pylist()
+        return rows
+    return lines_of(file) if form == "ndjson" else [dict(row) for row in table_of(file)]

@@ -1,6 +1,7 @@
 """Logs in memory, and folds of them that may read no row which their keys do not name."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ from infrastructure.postgres.batch import NewEvent
 from infrastructure.postgres.mapper import MinutesMapper
 from infrastructure.postgres.rows import Row as LogRow
 from infrastructure.projections.read_model import ReadModel, Row, RowKey, Rows, Table
+from tests.benchmarks.big_log import events_of
 from tests.projecting import happened, woven
 from tests.unit.commands import TASKS, Command, histories
 
@@ -85,3 +87,20 @@ def one(*history: Command) -> list[LogRow]:
 
 def of_type(events: Iterable[LoggedEvent], *types: str) -> list[LoggedEvent]:
     return [event for event in events if event.type.partition(".")[2] in types]
+
+
+def recorded(conversations: Sequence[dict[str, Any]]) -> list[LogRow]:
+    """Return a log of recorded conversations, all of them `ada`'s, woven into one another."""
+    found = [
+        [
+            replace(MAPPER.to_new_event(event), conversation=f"c{number}")
+            for event in events_of(one["messages"])
+        ]
+        for number, one in enumerate(conversations)
+    ]
+    return as_of(numbered(woven(found)), "ada")
+
+
+def as_of(log: list[LogRow], person: str) -> list[LogRow]:
+    """Return the log with its person called so."""
+    return [replace(row, actor=f"user:{person}") if row.actor == "user" else row for row in log]

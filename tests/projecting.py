@@ -17,6 +17,7 @@ from infrastructure.postgres.mapper import MinutesMapper
 from infrastructure.projections.follow import Projector
 from infrastructure.projections.read_model import ReadModel, RowKey, Rows, Table
 from infrastructure.projections.reading import COLUMNS, StoredEvent
+from tests.asking import query
 from tests.opened import vault
 from tests.unit.commands import Command, do
 
@@ -190,18 +191,14 @@ def held(url: str, model: ReadModel, suffix: str = "") -> Contents:
 
 
 def checkpoint(url: str, name: str) -> dict[str, Any]:
-    with psycopg.connect(url) as connection:
-        row = connection.execute("SELECT to_jsonb(p) FROM projections p WHERE name = %s", [name]).fetchone()
-    return dict(row[0]) if row else {}
+    rows = query(url, "SELECT to_jsonb(p) FROM projections p WHERE name = %s", name)
+    return dict(rows[0][0]) if rows else {}
 
 
 def tables_left(url: str) -> list[str]:
     """Return the tables that rebuilds have left."""
-    with psycopg.connect(url) as connection:
-        rows = connection.execute(
-            "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ '__g[0-9]+$'"
-        )
-        return [name for (name,) in rows]
+    rows = query(url, "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ '__g[0-9]+$'")
+    return [name for (name,) in rows]
 
 
 def wait_until(is_so: Callable[[], bool], timeout_s: float = 20.0) -> None:

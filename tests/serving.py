@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -124,11 +125,12 @@ class Serving:
 async def serving(database_url: str, **settings: Any) -> AsyncIterator[Serving]:
     """Serve on a free port of loopback for the length of the block, with a demo model that does not pause.
 
-    `answering` is asked instead of all models that the settings name.
+    `answering` is asked instead of all models that the settings name. The read models do not follow the log
+    unless `projections` is set: it costs as much as the turns, and most tests do not look.
     """
     answering: LanguageModel | None = settings.pop("answering", None)
     keys = {"master_key": MASTER_KEY, "signing_key": SIGNING_KEY}
-    given = {"demo_delay_s": 0, "port": 0, "grace_s": 2, **keys, **settings}
+    given = {"demo_delay_s": 0, "port": 0, "grace_s": 2, "projections": False, **keys, **settings}
     read = Settings(_env_file=None, database_url=database_url, **given)
     sock = listen(read.host, read.port)
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
@@ -144,6 +146,9 @@ async def serving(database_url: str, **settings: Any) -> AsyncIterator[Serving]:
                 await house.running.close(0)
                 server.should_exit = True
                 await task
+
+
+serving_reads = partial(serving, projections=True)  # as users serve, with read models that follow the log
 
 
 class ServerProcess:
@@ -190,6 +195,11 @@ class ServerProcess:
     def kill(self) -> None:
         """End it the hard way."""
         self._signal(signal.SIGKILL)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal, and do not wait."""
+        assert self._process
+        self._process.send_signal(number)
 
     def stop(self, timeout_s: float = 30.0) -> int:
         """End it the kind way and return its exit code."""

@@ -11,6 +11,11 @@ from infrastructure.audit.verify import Verification, Verified, exported_in
 from tests.sealing import fill, fill_and_seal, sealed_checkpoints, signing_in
 
 SIZES = (200, 700, 703)  # of the checkpoints; the last tile begins after 512
+ROLL_BACK = (
+    "DELETE FROM log WHERE position > 200",
+    "DELETE FROM seal_checkpoints WHERE size > 200",
+    "DELETE FROM seal_tiles",
+)
 
 
 @dataclass(frozen=True)

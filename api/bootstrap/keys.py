@@ -3,17 +3,27 @@
 from api.settings import Settings, SettingsError
 from infrastructure.audit.signing import Signing
 from infrastructure.keys import KeyUnusableError, create_or_read_key, given_key
-from infrastructure.postgres.key_store import MasterKeyError, settle_master
+from infrastructure.postgres.key_store import MasterKeyError, has_master, settle_master
 from infrastructure.vault import Vault
 
 
 def open_vault(settings: Settings, url: str) -> tuple[Vault, bytes]:
     """Return the vault, and the salt of the keys derived from its master key. Raises `SettingsError`."""
+    _refuse_to_make_another(settings, url)
     vault = Vault(master_key(settings))
     try:
         return vault, settle_master(url, vault)
     except MasterKeyError as error:
         raise SettingsError(str(error)) from None
+
+
+def _refuse_to_make_another(settings: Settings, url: str) -> None:
+    """A restored database without its key file needs that file: a new one would only hide what is missing."""
+    file = settings.key_folder / "master.key"
+    if not settings.master_key and not file.exists() and has_master(url):
+        raise SettingsError(
+            f"The master key of this database is missing: put a copy at {file} or set MINUTEBOOK_MASTER_KEY."
+        )
 
 
 def master_key(settings: Settings) -> bytes:

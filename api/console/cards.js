@@ -92,7 +92,8 @@ function form(card, body, { title, field, hint, text, tone = "primary", go, back
     }
   });
   body.replaceChildren(filled);
-  field.focus();
+  field.focus({ preventScroll: true });
+  filled.scrollIntoView({ block: "nearest" }); // its buttons, too
 }
 
 function decisions(card, body, entry, acts) {

@@ -1,5 +1,6 @@
 // The page: one conversation at a time, told by its feed alone; what is sent goes out as turns.
 
+import { Composer } from "./composer.js";
 import { byId, h, words } from "./dom.js";
 import { Minutes } from "./fold.js";
 import { ConversationList, kept, showTry, Timeline } from "./panels.js";
@@ -20,6 +21,7 @@ const acts = {
 const transcript = new Transcript(byId("transcript"), byId("scroll"), acts);
 const timeline = new Timeline();
 const list = new ConversationList();
+const composer = new Composer({ send, stop });
 
 // --- one conversation ----------------------------------------------------------------------------
 
@@ -54,10 +56,12 @@ function watch() {
 
 function linked(state) {
   if (state === "live" && page.link === "reconnecting") page.turns.check();
+  if (state === "live") page.turns.join();
   link(state);
   if (state !== "gone") return;
   kept.drop([page.id]);
   problem("There is no conversation with this id.");
+  render();
 }
 
 function link(state) {
@@ -123,27 +127,25 @@ function show() {
   }
   const entries = [...minutes.entries.values()].filter((entry) => entry.kind !== "agent" || entry.text || entry.truncated);
   const shown = [...entries, ...[...turns.all.values()].flatMap((turn) => meanwhile(turn, minutes.entries))];
+  byId("welcome").hidden = shown.length > 0 || !page.isNew;
+  showHead(minutes, turns.running); // it takes room, and the transcript's end is found in what is left
   transcript.show(shown);
   timeline.add(page.fresh.splice(0));
-  byId("welcome").hidden = shown.length > 0 || !page.isNew;
-  showHead(minutes, turns.running);
 }
 
 function showHead(minutes, running) {
   const isAhead = [...page.turns.all.values()].some((turn) => turn.phase === "committed");
-  const state = running || isAhead ? "running" : minutes.exists ? minutes.state : "new";
-  set("title", minutes.title ?? (minutes.erased ? "Erased" : "New conversation"));
+  const absent = page.link === "gone" ? "not found" : "new";
+  const state = running || isAhead ? "running" : minutes.exists ? minutes.state : absent;
+  set("title", minutes.title ?? (minutes.erased ? "Erased" : absent === "new" ? "New conversation" : "No such conversation"));
   document.title = minutes.title ? `${minutes.title} · Minutebook` : "Minutebook";
   byId("state").dataset.state = state;
   set("state", words(state));
   set("agent-name", minutes.agent ?? page.wanted ?? page.agents[0]?.name ?? AGENTS[0]);
   byId("rename").hidden = byId("archive").hidden = !minutes.exists || minutes.erased;
   set("archive", minutes.archived ? "Reopen" : "Archive");
-  byId("stop").hidden = !running;
-  byId("send").hidden = Boolean(running);
-  for (const id of ["say", "send", "agent"]) byId(id).disabled = minutes.erased;
-  const ended = minutes.erased ? "Erased: begin a new one" : "Archived: reopen it to go on";
-  byId("say").placeholder = minutes.erased || minutes.archived ? ended : "Message";
+  byId("agent").disabled = minutes.erased;
+  composer.show(minutes, state, Boolean(running));
 }
 
 function set(id, text) {
@@ -180,26 +182,17 @@ async function tell(text) {
   }
   byId("scroll").scrollTop = byId("scroll").scrollHeight;
   if (await attempt(() => page.turns.send(message))) return;
-  if (!byId("say").value) byId("say").value = text; // refused: it is the person's again
-  grow();
+  composer.giveBack(text);
 }
 
-function send() {
-  const text = byId("say").value;
+function send(text) {
   if (!text.trim() || page.turns.running) return text.trim() && problem("A turn is running; wait for it, or stop it.");
-  byId("say").value = "";
-  grow();
+  composer.clear();
   tell(text);
 }
 
 function stop() {
   if (page.turns.running) attempt(() => page.turns.cancel());
-}
-
-function grow() {
-  const field = byId("say");
-  field.style.height = "auto";
-  field.style.height = `${Math.min(field.scrollHeight + 2, 200)}px`;
 }
 
 const amend = (body) => attempt(async () => {
@@ -256,20 +249,8 @@ function listen() {
     if (location.hash) history.pushState(null, "", "#/");
     open(null);
     frame.close();
-    byId("say").focus();
+    composer.focus();
   });
-  byId("composer").addEventListener("submit", (event) => {
-    event.preventDefault();
-    send();
-  });
-  byId("say").addEventListener("input", grow);
-  byId("say").addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-      event.preventDefault();
-      send();
-    } else if (event.key === "Escape") stop();
-  });
-  byId("stop").addEventListener("click", stop);
   byId("agent").addEventListener("click", chooseAgent);
   byId("archive").addEventListener("click", () => amend({ archived: !page.minutes.archived }));
   byId("rename").addEventListener("click", () => {

@@ -25,6 +25,7 @@ export function since(iso) {
 }
 
 export const words = (name) => name.replaceAll("_", " ");
+export const sentence = (name) => words(name.charAt(0).toUpperCase() + name.slice(1));
 
 let count = 0;
 /** A labelled control; the label and the control find each other by an id. */

@@ -173,7 +173,7 @@ export class ConversationList {
     } catch {
       return this.show(this.current); // the server is away: what was known stays, and the next look is soon
     }
-    [this.items, this.pages, this.next, this.reached] = [items, pages, cursor, 0];
+    [this.items, this.pages, this.next, this.reached, this.isLoaded] = [items, pages, cursor, 0, true];
     this.show(this.current);
   }
 
@@ -185,12 +185,15 @@ export class ConversationList {
     const mine = kept.read().filter((one) => (one.title ?? "").toLowerCase().includes(search));
     const lines = [...mine.filter((one) => !known.includes(one.id)), ...this.items.map(summary)];
     this.list.replaceChildren(...lines.map((one) => this.line(one)));
+    byId("no-conversations").hidden = lines.length > 0 || !this.isLoaded;
+    byId("no-conversations").textContent = search ? "No title has these words." : "No conversations yet.";
     byId("more").hidden = !this.next;
   }
 
   line(one) {
     const waits = one.waits ? h("span", { class: "chip ask" }, `${one.waits} to decide`) : null;
-    const about = [one.agent, one.state && one.state !== "idle" ? words(one.state) : null, one.at ? since(one.at) : null];
+    const state = waits || one.state === "idle" ? null : one.state; // what there is to decide says it already
+    const about = [one.agent, state ? words(state) : null, one.at ? since(one.at) : null];
     return h("li", {}, h("a", {
       href: `#/c/${encodeURIComponent(one.id)}`, "aria-current": one.id === this.current ? "page" : null,
     }, h("span", { class: "name" }, one.title || "Untitled"), h("span", { class: "by" }, about.filter(Boolean).join(" · ")), waits));

@@ -98,6 +98,7 @@ export class Turns {
       await (retry ? this.read(turn, retry, {}) : this.read(turn, "v1/messages/stream", body));
     } catch (error) {
       if (!(error instanceof Problem)) return void (await this.settle(turn));
+      this.refused(error);
       if (retry) {
         Object.assign(turn, { phase: "failed", failure: { code: error.code, message: error.message } });
         return this.changed();
@@ -113,6 +114,28 @@ export class Turns {
   }
 
   // --- reading ---------------------------------------------------------------------------------
+
+  /** Find out whether a turn runs in the conversation, whoever sent it, and follow it: it may say nothing yet. */
+  async join() {
+    try {
+      const { turn } = await ask(`v1/conversations/${encodeURIComponent(this.conversationId)}/turn`);
+      if (turn && !this.isClosed) this.follow(turn.turn_id);
+    } catch {
+      // Then its next word tells; and a feed that breaks asks again when it is back.
+    }
+  }
+
+  /** What was refused because another turn runs shows that turn. */
+  refused(problem) {
+    if (problem.code === "turn_in_progress" && problem.turnId) this.follow(problem.turnId);
+  }
+
+  follow(turnId) {
+    if (this.over.has(turnId)) return;
+    const turn = this.turn(turnId);
+    if (!turn.isRead) this.settle(turn);
+    this.changed();
+  }
 
   /** Read a turn's stream to its terminal frame; throws a `TypeError` where it breaks off. */
   async read(turn, path, body) {
@@ -189,8 +212,15 @@ export class Turns {
       return true;
     } catch (error) {
       if (!(error instanceof Problem && error.status === 404)) return false;
+      if (!turn.message) return this.vanished(turn);
       return turn.isFresh ? this.resent(turn) : this.unsent(turn, { code: "", message: "This has not reached the server." });
     }
+  }
+
+  /** A turn of another window that was taken back: as if it had never been. */
+  vanished(turn) {
+    this.all.delete(turn.id);
+    return true;
   }
 
   unsent(turn, failure) {
@@ -205,7 +235,9 @@ export class Turns {
       await this.read(turn, "v1/messages/stream", body);
       return true;
     } catch (error) {
-      return error instanceof Problem && error.status < 500 ? this.unsent(turn, error) : false;
+      if (!(error instanceof Problem && error.status < 500)) return false;
+      this.refused(error);
+      return this.unsent(turn, error);
     }
   }
 

@@ -1,7 +1,7 @@
 // The transcript: one element for each entry, made anew only when the entry has changed.
 
 import { callCard, planCard } from "./cards.js";
-import { h, time, words } from "./dom.js";
+import { h, sentence, time } from "./dom.js";
 
 const same = (node, entry) => node?.dataset.rev === revOf(entry);
 const revOf = (entry) => `${entry.kind}${entry.rev}${entry.isPending ? "p" : ""}`;
@@ -102,7 +102,7 @@ export function meanwhile(turn, stored) {
   }
   for (const [id, draft] of turn.drafts) entries.push({ key: `m:${id}`, kind: "draft", who: draft.agent, text: draft.text });
   if (turn.failure) {
-    const title = turn.phase === "unsent" ? "Not sent" : `${words(turn.message?.type ?? turn.kind ?? "turn")} failed, nothing was changed`;
+    const title = turn.phase === "unsent" ? "Not sent" : `${sentence(turn.message?.type ?? turn.kind ?? "turn")} failed, nothing was changed`;
     entries.push({ key: `f:${turn.id}`, kind: "failure", rev: `${turn.tries ?? 1} ${turn.failure.message}`, turn, title, code: turn.failure.code, text: turn.failure.message });
   } else if (["sending", "asking", "running"].includes(turn.phase)) {
     const text = turn.status || (turn.drafts.size ? "" : "working");

@@ -6,7 +6,7 @@ from typing import Any, Final, TypeVar
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
-from application.errors import InvalidMessageError, NotSealedError
+from application.errors import InvalidFilterError, NotSealedError
 from application.queries import Page, page_of
 from application.sealing import ConsistencyProof, InclusionProof, SealedCheckpoint
 from infrastructure.audit.merkle import (
@@ -67,7 +67,9 @@ class PostgresSeals:
             _need(f"Position {position}", position, sealed)
             _need(f"The size {size}", size, sealed)
             if position > size:
-                raise InvalidMessageError(reason=f"position {position} is not in a log of {size} events")
+                raise InvalidFilterError(
+                    name="position", reason=f"{position} is not in a log of {size} events"
+                )
 
             def prove(node: Node) -> InclusionProof:
                 index = position - 1
@@ -83,7 +85,7 @@ class PostgresSeals:
             new = sealed if new is None else new
             _need(f"The size {max(old, new)}", max(old, new), sealed)
             if old > new:
-                raise InvalidMessageError(reason=f"{old} events are no beginning of {new}")
+                raise InvalidFilterError(name="from", reason=f"{old} events are no beginning of {new}")
 
             def prove(node: Node) -> ConsistencyProof:
                 roots = subroot(node, 0, old), subroot(node, 0, new)

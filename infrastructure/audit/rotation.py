@@ -8,7 +8,7 @@ from infrastructure.audit import seal_store
 from infrastructure.audit.notes import Checkpoint, NoteError, Signer, Verifier, parsed, signed
 from infrastructure.audit.signing import SETTING, Signing
 from infrastructure.audit.verify_range import connect
-from infrastructure.keys import KEY_BYTES, KeyUnusableError, write_key
+from infrastructure.keys import KEY_BYTES, KeyExposedError, KeyUnusableError, write_key
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ def rotate(url: str, signing: Signing) -> Rotated:
 
     The newest checkpoint is stored once more, signed by the new key and, where it can be read, by the old
     one. A running sealer goes on with the new key by itself. Raises `KeyUnusableError` where a key cannot be
-    written or is no new one, and `psycopg.Error`.
+    written, is no new one or can be read by others, and `psycopg.Error`.
     """
     key = secrets.token_bytes(KEY_BYTES)
     new = signing.signer(may_create=False) if signing.given else Signer(signing.origin, key)
@@ -52,5 +52,7 @@ def _old(signing: Signing, found: seal_store.Sealed) -> Signer | None:
     try:
         signer = signing.signer(may_create=False)
         return signer if signer.verifier.has_signed(parsed(found.note)) else None
+    except KeyExposedError:  # it is there: whoever takes it for lost breaks the chain for good
+        raise
     except (KeyUnusableError, NoteError):
         return None

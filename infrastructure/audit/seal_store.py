@@ -77,6 +77,14 @@ def notes(connection: psycopg.Connection, *, everything: bool = False) -> list[s
     return [note for (note,) in connection.execute("SELECT note FROM seal_checkpoints ORDER BY number")]
 
 
+def newest_note(connection: psycopg.Connection, *, up_to: int) -> str | None:
+    """Return the newest note of a log of at most so many events, None where there is none."""
+    row = connection.execute(
+        "SELECT note FROM seal_checkpoints WHERE size <= %s ORDER BY number DESC LIMIT 1", [up_to]
+    ).fetchone()
+    return row[0] if row else None
+
+
 def write(
     connection: psycopg.Connection,
     after: int,

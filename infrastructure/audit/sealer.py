@@ -143,7 +143,6 @@ class Sealer:
         except (KeyUnusableError, NoteError):
             if self._signing.given is None:  # a given key needs no folder
                 raise
-        logger.info("sealing_begins", verifier=signer.verifier.vkey)
         return signer
 
     def _let_go(self, connection: psycopg.Connection) -> None:
@@ -188,6 +187,8 @@ class Sealer:
         new = hashes[len(hashes) - min(len(hashes), head % TILE) :]
         note = signed(checkpoint, [held.signer])
         stored = Sealed(held.number + 1, head, datetime.now(UTC), checkpoint.root, b"".join(new), note)
+        if held.number == 0:
+            logger.info("sealing_begins", verifier=held.signer.verifier.vkey)
         seal_store.write(connection, held.number, stored, tiles)
         held.number += 1
         if self._metrics:

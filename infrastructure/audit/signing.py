@@ -97,7 +97,7 @@ def parsed_verifiers(content: str) -> list[Since]:
     for line in content.splitlines():
         if line.strip() and not line.startswith("#"):
             size, _, vkey = line.partition(" ") if line[:1].isdigit() else ("0", "", line)
-            if not size.isdigit():
+            if not size.isdecimal():
                 raise NoteError(reason="a line of the verifiers has no size before its key")
             found.append(Since(int(size), Verifier.parsed(vkey)))
     return sorted(found, key=lambda one: one.size)

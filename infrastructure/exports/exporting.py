@@ -89,7 +89,7 @@ class Export:
                 return None
             if self._with_keys:
                 key_file.write(connection, key_file.path_of(self._target))
-            checkpoint = next(iter(seal_store.notes(connection)), None)
+            checkpoint = seal_store.newest_note(connection, up_to=selection.last or 0)
         return self._finish(selection, state, checkpoint)
 
     def _plan(self) -> dict[str, Any]:

@@ -61,25 +61,37 @@ def restore(connection: psycopg.Connection, path: Path, vault: Vault) -> None:
 
     Raises `RestoreError` where the file is none, or its keys belong to another master key.
     """
-    with connection.cursor().copy(_WRITE) as copy:
-        copy.set_types(_TYPES)
-        for row in _rows(path, vault):
-            copy.write_row(row)
+    try:
+        with connection.cursor().copy(_WRITE) as copy:
+            copy.set_types(_TYPES)
+            for row in _rows(path, vault):
+                copy.write_row(row)
+    except psycopg.errors.UniqueViolation:
+        raise RestoreError(reason=f"{path} has the key of a conversation twice") from None
 
 
 def _rows(path: Path, vault: Vault) -> Iterator[tuple[Any, ...]]:
     try:
         with path.open(encoding="utf-8") as file:
             for line in file:
-                said = json.loads(line)
-                wrapped = said["wrapped"] and b64decode(said["wrapped"], validate=True)
-                vault.unwrap(said["conversation"], wrapped)
-                erased_at = said["erased_at"] and datetime.fromisoformat(said["erased_at"])
-                created_at = datetime.fromisoformat(said["created_at"])
-                yield said["conversation"], created_at, erased_at, wrapped
+                yield _row(json.loads(line), vault)
     except StoredDataError:
         raise RestoreError(reason=f"the keys of {path} were wrapped with another master key") from None
     except OSError as error:
         raise RestoreError(reason=f"{path} cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise RestoreError(reason=f"{path} is no file of keys") from None
+
+
+def _row(said: dict[str, Any], vault: Vault) -> tuple[Any, ...]:
+    wrapped = said["wrapped"] and b64decode(said["wrapped"], validate=True)
+    vault.unwrap(said["conversation"], wrapped)
+    erased_at = said["erased_at"] and datetime.fromisoformat(said["erased_at"])
+    created_at = datetime.fromisoformat(said["created_at"])
+    if (
+        not created_at.tzinfo
+        or (erased_at is None) == (wrapped is None)
+        or (erased_at and not erased_at.tzinfo)
+    ):
+        raise ValueError
+    return said["conversation"], created_at, erased_at, wrapped

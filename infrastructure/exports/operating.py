@@ -35,8 +35,8 @@ def write_export(
 
     `with_keys` writes the wrapped keys of all conversations beside it. Raises `ExportError`.
     """
-    if with_keys and selection != Selection():
-        raise ExportError(reason="keys go with a whole log only")
+    if with_keys and (selection != Selection() or form != "ndjson"):
+        raise ExportError(reason="keys go with a whole log in NDJSON only")
     with Opener(url, vault) as opener:
         return Export(
             url, selection, form, target, opener.decode,
@@ -52,7 +52,8 @@ def check_export(manifest: Path, on_bytes: manifests.OnBytes) -> Checked:
 def prove_export(manifest: Path, notes: Mapping[str, str], verifiers: str) -> Checked:
     """Compare the events of an export with signed checkpoints of the log, without a database.
 
-    `notes` are the contents of files, by their names; `verifiers` that of the list of public keys. Raises
+    `notes` are the contents of files, by their names: without any it is the manifest's checkpoint.
+    `verifiers` is the content of the list of public keys. Raises
     `ExportError`, and `NoteError` where something is no list of keys.
     """
     return proving.prove(manifest, notes, parsed_verifiers(verifiers))

@@ -24,6 +24,11 @@ _EMPTY: Final = """
 _COPY: Final = """
     COPY log (position, stream, version, type, conversation, turn, actor, recorded_at, data)
     FROM STDIN (FORMAT binary)"""
+# Their contents would be lost without a word, and be taken for erased or damaged.
+_KEYLESS: Final = """
+    SELECT conversation FROM log
+     WHERE substr(data, 1, 1) = %s
+       AND NOT EXISTS (SELECT FROM keys.conversations AS k WHERE k.conversation = log.conversation) LIMIT 1"""
 _REPORT_EVERY: Final = 5_000
 # A turn that was committed is not run again when somebody sends it again: its row says where its events are.
 # What was asked is not known any more, so no message is the same as it.
@@ -61,7 +66,8 @@ def restore(url: str, path: Path, vault: Vault, on_events: OnEvents = lambda _, 
 
     One transaction: it is there whole or not at all, and nobody appends meanwhile. Raises `RestoreError`
     where the store is not empty, the file is not the one of its manifest or does not begin at position 1 and
-    go on without a gap, and where it is sealed and has no keys beside it, or those of another master key.
+    go on without a gap, and where it is sealed and has no keys beside it, not
+    all of them, or those of another master key.
     """
     manifest = _manifest(path)
     with closing(psycopg.Connection.connect(url, **arguments("minutebook restore", 0))) as connection:
@@ -103,6 +109,9 @@ def _restored(
                 on_events(reading.count, reading.read, reading.size)
     if manifest and (reading.read, reading.digest.hexdigest()) != (manifest.bytes, manifest.sha256):
         raise RestoreError(reason=f"{path} is not what its manifest says; `audit verify-export` says where")
+    keyless = connection.execute(_KEYLESS, [SEALED]).fetchone()
+    if keyless:
+        raise RestoreError(reason=f"{keys} has no key of the conversation {keyless[0]}")
     connection.execute(_TURNS)
     return reading.count
 
@@ -132,9 +141,8 @@ class _Reading:
 
     def _row(self, line: bytes) -> tuple[Any, ...]:
         try:
-            said = json.loads(line)
-            values = values_of(said)
-        except (ValueError, KeyError, TypeError, AttributeError):
+            values = values_of(line)
+        except ValueError:
             reason = "it is not one of an export, with stored bytes"
         else:
             if not self._is_openable and values[-1].startswith(SEALED):
@@ -147,16 +155,22 @@ class _Reading:
         raise RestoreError(reason=f"line {self.count} of {self._path}: {reason}")
 
 
-def values_of(said: dict[str, Any]) -> tuple[Any, ...]:
-    """Return the columns that a line of an export has.
+def values_of(line: bytes) -> tuple[Any, ...]:
+    """Return the columns that a line of an export has. Raises `ValueError` for a line that is none."""
+    try:
+        return _values(json.loads(line))
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(str(error)) from None
 
-    Raises `ValueError`, `KeyError`, `TypeError` or `AttributeError` for a line that is none.
-    """
+
+def _values(said: dict[str, Any]) -> tuple[Any, ...]:
     texts = [said[name] for name in ("type", "conversation", "turn", "actor")]
     for text in (said["stream"], *texts):
         text.encode()  # half a surrogate pair is no text for a column
-    if not 0 < said["version"] < 2**31:
-        raise ValueError
+    position, version = said["position"], said["version"]
     recorded_at = datetime.fromisoformat(said["recorded_at"])
+    is_whole = type(position) is int and type(version) is int and recorded_at.tzinfo is not None
+    if not is_whole or not 0 < position < 2**63 or not 0 < version < 2**31:
+        raise ValueError
     stored = a2b_base64(said["stored"], strict_mode=True)
-    return (said["position"], said["stream"], said["version"], *texts, recorded_at, stored)
+    return (position, said["stream"], version, *texts, recorded_at, stored)

@@ -97,14 +97,29 @@ def settle_master(conninfo: str, vault: Vault) -> bytes:
 
     Raises `MasterKeyError` for another master key, and where there are no keys to what is stored.
     """
-    with psycopg.connect(conninfo, autocommit=True, application_name="minutebook keys") as connection:
-        row = connection.execute("SELECT to_regclass('keys.master') IS NOT NULL").fetchone()
-        if not (row and row[0]):
+    with _connected(conninfo) as connection:
+        if not _is_there(connection):
             raise MasterKeyError(
                 reason="its key store, the schema `keys`, is missing; restore it from its backup"
             )
         with connection.transaction():
             return _settled(connection, vault)
+
+
+def has_master(conninfo: str) -> bool:
+    """Whether this database was made with a master key, and no other will do."""
+    with _connected(conninfo) as connection:
+        row = connection.execute("SELECT FROM keys.master").fetchone() if _is_there(connection) else None
+        return row is not None
+
+
+def _connected(conninfo: str) -> psycopg.Connection:
+    return psycopg.connect(conninfo, autocommit=True, application_name="minutebook keys")
+
+
+def _is_there(connection: psycopg.Connection) -> bool:
+    row = connection.execute("SELECT to_regclass('keys.master') IS NOT NULL").fetchone()
+    return bool(row and row[0])
 
 
 def _settled(connection: psycopg.Connection, vault: Vault) -> bytes:

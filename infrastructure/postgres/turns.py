@@ -33,7 +33,7 @@ ACCEPT: Final = f"""
 RETRY: Final = f"SELECT verdict, {OF_TURN} FROM turn_retry(%s, %s, %s, %s)"
 ROWS: Final = f"select {PLAIN} from turns where id = any(%s)"
 FIND: Final = f"SELECT {PLAIN} FROM turns WHERE id = %s AND subject = %s"
-RUNS_IN: Final = "SELECT FROM turns WHERE conversation = %s AND state = 'running' AND subject = %s"
+RUNS_IN: Final = f"SELECT {PLAIN} FROM turns WHERE conversation = %s AND state = 'running' AND subject = %s"
 REQUEST_CANCEL: Final = f"SELECT {PLAIN} FROM turn_request_cancel(%s, %s)"
 FAIL: Final = """
     UPDATE turns
@@ -52,6 +52,9 @@ WITHDRAW: Final = """
 ABANDON: Final = """
     UPDATE turns SET state = 'abandoned', ended_at = clock_timestamp(), code = 'turn_abandoned'
      WHERE id = %s AND node = %s AND state = 'running'"""
+FREE: Final = """
+    UPDATE turns SET state = 'abandoned', ended_at = clock_timestamp(), code = 'turn_abandoned'
+     WHERE id = %s AND state = 'running' AND lease_until < clock_timestamp()"""
 # A lease that lies further ahead than it is long is one of a clock that was set back since: it begins anew.
 SWEEP: Final = """
     WITH cut AS (
@@ -126,9 +129,10 @@ class PostgresTurns:
         row = await self._row(FIND, (turn_id, subject))
         return self.turn_of(row) if row else None
 
-    async def is_running_in(self, conversation_id: str, subject: str) -> bool:
-        """Whether a turn of this subject runs in the conversation."""
-        return await self._row(RUNS_IN, (conversation_id, subject)) is not None
+    async def running_in(self, conversation_id: str, subject: str) -> TurnRow | None:
+        """Return the turn of this subject that runs in the conversation, or None when none does."""
+        row = await self._row(RUNS_IN, (conversation_id, subject))
+        return self.turn_of(row) if row else None
 
     async def rows(self, turn_ids: Sequence[str]) -> Sequence[TurnRow]:
         """Return these turns, whosever they are: for the house itself, never for a caller."""
@@ -147,6 +151,10 @@ class PostgresTurns:
         """Ask whichever node runs the turn to stop it; returns the row as it is."""
         row = await self._row(REQUEST_CANCEL, (turn_id, subject))
         return self.turn_of(row) if row else None
+
+    async def free(self, turn_id: str) -> None:
+        """Abandon this turn where its lease has run out; waits for a commit in flight."""
+        await self._do(FREE, (turn_id,))
 
     async def renew(self, turn_ids: Sequence[str]) -> Renewal:
         """Extend the leases of this node's turns in one statement.

@@ -17,7 +17,7 @@ from infrastructure.projections.advancing import FoldError, fold_one
 from infrastructure.projections.checkpoints import RebuildMark
 from infrastructure.projections.connecting import connect
 from infrastructure.projections.read_model import ReadModel, RowKey, Rows
-from infrastructure.projections.reading import read_range, readable
+from infrastructure.projections.reading import readable, reading_range
 from infrastructure.projections.values import ERASURE
 from infrastructure.projections.writing import Store
 from infrastructure.projections.yielding import Courtesy
@@ -64,8 +64,8 @@ class Loader:
     def load(self, reading: psycopg.Connection, writing: psycopg.Connection, first: int, last: int) -> None:
         """Fold the events above `first` up to `last`. Raises `FoldError`, `PartOver`."""
         types = self._model.types | {_FIRST_EVENT, ERASURE}
-        events = read_range(reading, first, last, types, self._mark.part, self._parts)
-        with writing.transaction():
+        stream = reading_range(reading, first, last, types, self._mark.part, self._parts)
+        with stream as events, writing.transaction():
             while stored := list(islice(events, _CHUNK)):
                 chunk = readable(writing, self._vault, stored)
                 self._look_up(writing, chunk)

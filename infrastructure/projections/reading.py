@@ -1,7 +1,8 @@
 """The log as the folds read it: in pages while following it, as one stream while rebuilding."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -162,10 +163,14 @@ def read_page(
     return Page(after, events[-1].position if events else after, readable(connection, vault, events))
 
 
-def read_range(
+@contextmanager
+def reading_range(
     connection: psycopg.Connection, first: int, last: int, types: frozenset[str], part: int, parts: int
-) -> Iterator[LoggedEvent]:
-    """Stream the events of these types above `first` and up to `last`: one part of the conversations."""
+) -> Iterator[Iterator[LoggedEvent]]:
+    """Stream the events of these types above `first` and up to `last`: one part of the conversations.
+
+    A stream that is not read to its end keeps its connection to itself, and is closed with the block.
+    """
     statement = sql.SQL(_RANGE).format(
         first=sql.Literal(first),
         last=sql.Literal(last),
@@ -173,7 +178,9 @@ def read_range(
         part=sql.Literal(part),
         parts=sql.Literal(parts),
     )
-    return starmap(_event, connection.cursor(binary=True).stream(statement, size=_TOGETHER))
+    stream = connection.cursor(binary=True).stream(statement, size=_TOGETHER)
+    with closing(cast("Generator[tuple[Any, ...]]", stream)) as stored:
+        yield starmap(_event, stored)
 
 
 def head_of(connection: psycopg.Connection) -> int:

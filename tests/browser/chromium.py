@@ -145,18 +145,29 @@ class Page:
         self.call("Emulation.setEmulatedMedia", features=[scheme])
 
     def click(self, selector: str, text: str | None = None) -> None:
-        """Click the last element of this selector, with this text, where a person would."""
+        """Click the last element of this selector, with this text, where a person would.
+
+        As a person does it again, where the page moved under the mouse.
+        """
+        is_meant = f"({_js(text)} === null || e.innerText.trim() === {_js(text)})"
         found = (
-            f"[...document.querySelectorAll({_js(selector)})].filter((e) => e.checkVisibility() && "
-            f"({_js(text)} === null || e.innerText.trim() === {_js(text)})).at(-1)"
+            f"[...document.querySelectorAll({_js(selector)})]"
+            f".filter((e) => e.checkVisibility() && {is_meant}).at(-1)"
         )
-        self.wait(f"Boolean({found})")
-        x, y = self.run(
-            f"(() => {{ const e = {found}; e.scrollIntoView({{block: 'center'}}); "
-            "const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
-        )
-        for kind in ("mousePressed", "mouseReleased"):
-            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+        for _ in range(5):
+            self.wait(f"Boolean({found})")
+            x, y = self.run(
+                "(() => { window.isHit = false; addEventListener('click', (event) => { "
+                f"const e = event.target.closest({_js(selector)}); window.isHit = e !== null && {is_meant}; "
+                f"}}, {{capture: true, once: true}}); const e = {found}; "
+                "e.scrollIntoView({block: 'center'}); "
+                "const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
+            )
+            for kind in ("mousePressed", "mouseReleased"):
+                self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+            if self.run("window.isHit ?? true"):
+                return
+        raise AssertionError(f"five clicks missed {selector} {text or ''}")
 
     def write(self, text: str) -> None:
         """Write into what has the focus."""

@@ -1,9 +1,14 @@
 """What a person does in the console, in words of the test."""
 
 import json
+import re
 from typing import Any
 
 from tests.browser.chromium import Page
+
+DRAFT = "document.querySelector('.draft .text')?.innerText"
+WORD = re.compile(r"word\d+")
+LONG = [f"word{number}" for number in range(1, 301)]
 
 
 class Console:
@@ -68,3 +73,13 @@ class Console:
                one.querySelector('.name').innerText])"""
         )
         return found
+
+
+def speaking(page: Page, word: str) -> None:
+    """Wait until this word of an answer was said."""
+    page.wait(f"({DRAFT} ?? '').includes('{word} ')")
+
+
+def newest_words(console: Console) -> list[str]:
+    """Return the words of the newest answer."""
+    return WORD.findall(console.transcript()[-1])

@@ -209,3 +209,39 @@ def test_nothing_moves_what_is_being_read(browser: Browser, server: ServerProces
     console.wait("I call write_file.")
     console.wait_state("awaiting decision")
     assert page.run("moved") < 0.1  # what browsers call good
+
+
+def test_a_form_at_the_end_of_the_transcript_is_seen_whole(browser: Browser, server: ServerProcess) -> None:
+    page = browser.page(PHONE)
+    console = Console(page, server.url)
+    console.open()
+    console.say("coder: three files")
+    console.wait("I call write_file 3 times.")
+    console.wait_state("awaiting decision")
+    console.click("Reject…")
+    page.wait("document.activeElement.matches('#transcript textarea')")
+    page.wait(
+        "document.querySelector('#transcript form').getBoundingClientRect().bottom"
+        " <= document.querySelector('#scroll').getBoundingClientRect().bottom"
+    )
+
+
+def test_whoever_could_drop_what_is_open_is_told_so_before(console: Console) -> None:
+    hint = "document.querySelector('#drops').checkVisibility()"
+    assert not console.page.run(hint)
+    console.say("coder: read README.md")
+    console.wait_state("awaiting tool results")
+    console.page.wait(hint)
+    console.answer("# Read me")
+    console.wait_state("idle")
+    console.page.wait(f"!{hint}")
+
+
+def test_a_list_with_nothing_in_it_says_so(console: Console) -> None:
+    console.page.wait_text("No conversations yet.", "#list")
+    console.say("hello")
+    console.wait_state("idle")
+    assert "No conversations yet." not in console.page.texts("#list p")
+    console.page.run("document.querySelector('#search').focus()")
+    console.page.write("goodbye")
+    console.page.wait_text("No title has these words.", "#list")

@@ -23,6 +23,7 @@ from tests.pages import REPOSITORY, anchors, blocks, links, page, pages, prose, 
 
 REFERENCE = page("reference.md")
 README = page("README.md")
+STORE = REPOSITORY / "api" / "bootstrap" / "store.py"
 PAGES = [pytest.param(path, id=path.name) for path in pages()]
 
 
@@ -99,14 +100,9 @@ def test_every_endpoint_is_documented_and_nothing_else_is() -> None:
 
 @pytest.mark.parametrize("path", PAGES)
 def test_a_page_names_no_endpoint_that_does_not_exist(path: Path) -> None:
-    """Only pages that are done: what the protocol's last section announces comes later."""
-    named = re.findall(r"`((?:GET|POST|PATCH|PUT|DELETE) /[^`?\s]*)", done(written(path)))
+    named = re.findall(r"`((?:GET|POST|PATCH|PUT|DELETE) /[^`?\s]*)", written(path))
     known = {shape_of(one) for one in [*endpoints(), "GET /", "GET /console/{name}"]}
     assert {shape_of(one) for one in named} <= known
-
-
-def done(text: str) -> str:
-    return text.partition("## What is not there yet")[0]
 
 
 def shape_of(endpoint: str) -> str:
@@ -149,6 +145,7 @@ def test_every_connection_of_a_server_is_documented_by_its_name() -> None:
             r"arguments\(\"minutebook (\w+)\"|connect\(self\._url, \"(\w+)\"", written(path)
         )
     }
+    names |= {(name, "") for name in re.findall(r"name=\"minutebook (\w+)\"", written(STORE))}
     table = page("operations.md").partition("## Connections")[2].partition("\n## ")[0]
     documented = set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) - {"minutebook"}
     assert {first or second for first, second in names} | {"migrate"} == documented
@@ -161,6 +158,20 @@ def test_a_page_names_no_metric_that_does_not_exist(path: Path) -> None:
         r"\b((?:sse|turns|turn|append|model|projection)_[a-z_]*(?:_total|_seconds|_saves|_events))\b"
     )
     assert set(re.findall(looks_like_one, written(path))) <= known
+
+
+def helps(command: Any) -> Iterator[str]:
+    """Return what a command and those below it say of themselves and of their options."""
+    yield command.help or ""
+    yield from (getattr(parameter, "help", None) or "" for parameter in command.params)
+    for below in getattr(command, "commands", {}).values():
+        yield from helps(below)
+
+
+def test_no_help_has_a_name_in_angle_brackets_which_are_taken_for_markup() -> None:
+    said = list(helps(typer.main.get_command(cli)))
+    assert len(said) > 100
+    assert [text for text in said if re.search(r"<\w", text)] == []
 
 
 # ---------------------------------------------------------------- the words of the wire

@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 from typing import Any, Self
 from uuid import uuid4
 
-import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from application.ports import Closing
 from infrastructure.postgres.appender import Appender, NewEvent, Save
+from tests.asking import query
 
 NODE = "node-1"
 
@@ -39,12 +39,6 @@ def save(stream: str | None = None, after: int = 0, count: int = 1, data: bytes 
 def closing_save(turn: str, attempt: int = 1, node: str = NODE, count: int = 2) -> Save:
     stream = new_stream()
     return Save(events(stream, 0, count, turn=turn), {stream: 0}, Closing(turn, attempt, 7), node)
-
-
-def query(url: str, statement: str, *values: object) -> list[Any]:
-    with psycopg.connect(url, autocommit=True) as connection:
-        cursor = connection.execute(statement.encode(), values or None)
-        return cursor.fetchall() if cursor.description else []
 
 
 def running_turn(url: str, attempt: int = 1, node: str = NODE) -> str:

@@ -62,7 +62,7 @@ def end_of(frames: Sequence[SseFrame]) -> dict[str, Any]:
 
 
 def check_frames(frames: Sequence[SseFrame], attempt: int = 1, first_seq: int = 1) -> None:
-    """Hold a stream against section 3 of the contract: its fields, its ids, its order, its one end."""
+    """Hold a stream against "Frames" in docs/protocol.md: its fields, its ids, its order, its one end."""
     assert [frame.id for frame in frames] == [
         f"{attempt}.{seq}" for seq in range(first_seq, first_seq + len(frames))
     ]

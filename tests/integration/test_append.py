@@ -9,13 +9,13 @@ import pytest
 from application.errors import ConflictError, TurnLostError
 from application.ports import Closing
 from infrastructure.postgres.appender import NewEvent, Save, Snapshot, Stored
+from tests.asking import query
 from tests.integration.saves import (
     appending,
     closing_save,
     events,
     new_stream,
     positions,
-    query,
     running_turn,
     save,
     turn_row,

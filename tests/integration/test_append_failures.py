@@ -12,13 +12,13 @@ from domain.errors import MinutebookError
 from infrastructure.postgres import schema
 from infrastructure.postgres.appender import NewEvent, Save, Stored
 from infrastructure.postgres.embedded import EmbeddedPostgres
+from tests.asking import query
 from tests.integration.saves import (
     CuttingProxy,
     appending,
     closing_save,
     new_stream,
     positions,
-    query,
     running_turn,
     save,
     turn_row,

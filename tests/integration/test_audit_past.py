@@ -1,7 +1,7 @@
 """A conversation as it was: at every position what the aggregates and the transcript said at that time."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import count, pairwise
 from typing import Any
@@ -21,7 +21,7 @@ from infrastructure.projections.transcript import ENTRIES, Transcript
 from infrastructure.projections.transcript_queries import entry_of
 from tests.folding import folded, logged, numbered
 from tests.projecting import store
-from tests.serving import serving
+from tests.serving import Client, serving_reads
 from tests.unit.commands import Command, do, histories
 
 MAPPER = MinutesMapper()
@@ -80,14 +80,49 @@ def test_at_every_position_a_conversation_is_what_its_aggregates_said_then(datab
     check()
 
 
+async def a_long_story(client: Client, name: str) -> AsyncIterator[dict[str, Any]]:
+    """Let calls be edited, rejected and answered, and a plan be sent back and carried out."""
+
+    async def send(kind: str, **what: Any) -> dict[str, Any]:
+        frames = await client.send({"type": kind, **what}, conversation_id=name)
+        end: dict[str, Any] = frames[-1].data
+        assert frames[-1].type == "turn.committed", end
+        return end
+
+    yield await send("user_message", content="hello")
+    for decision in (
+        {"decision": "edit", "arguments": {"path": "a"}},
+        {"decision": "reject", "feedback": "no"},
+    ):
+        end = await send("user_message", content="write hello.txt", agent="coder")
+        yield end
+        (call,) = end["waiting_for"]["decisions"]
+        end = await send("hitl_decision", call_id=call, **decision)
+        yield end
+        if end["waiting_for"]["calls"]:
+            yield await send("tool_result", call_id=call, result="written")
+    end = await send("user_message", content="plan a site", agent="architect")
+    for version, decided in enumerate(
+        ({"decision": "modify", "feedback": "a map"}, {"decision": "approve"}), 1
+    ):
+        yield end
+        plan = end["waiting_for"]["plan"]["plan_id"]
+        end = await send("plan_decision", plan_id=plan, plan_version=version, **decided)
+    while calls := end["waiting_for"]["calls"]:
+        yield end
+        for call in end["waiting_for"]["decisions"]:
+            yield await send("hitl_decision", call_id=call, decision="approve")
+        end = await send("tool_result", call_id=calls[0], result="done")
+    yield end
+
+
 async def test_at_every_turn_the_transcript_is_what_a_reader_got_then(database_url: str) -> None:
-    said = ["hello", "coder: write hello.py", "hello again", "plan a site", "switch to coder"]
-    async with serving(database_url) as server:
-        http, where, seen = server.client.http, {"conversation_id": "c1"}, {}
-        for words in said:
-            end = (await server.client.say(words, **where))[-1].data
-            now = {"min_position": end["last_position"], "limit": 200}
-            transcript = (await http.get("/v1/conversations/c1/messages", params=now)).json()["entries"]
+    async with serving_reads(database_url) as server:
+        http, seen = server.client.http, {}
+        async for end in a_long_story(server.client, "c1"):
+            now = {"min_position": end["last_position"]}
+            page = {**now, "limit": 200}
+            transcript = (await http.get("/v1/conversations/c1/messages", params=page)).json()["entries"]
             one = (await http.get("/v1/conversations/c1", params=now)).json()["conversation"]
             seen[end["last_position"]] = (transcript, one, datetime.now(UTC).isoformat())
         for position, (transcript, one, at) in seen.items():
@@ -97,6 +132,8 @@ async def test_at_every_turn_the_transcript_is_what_a_reader_got_then(database_u
                 assert then["entries"] == transcript
                 assert (then["state"], then["agent"]) == (one["state"], one["agent"])
                 assert (then["waiting_for"], then["events"]) == (one["waiting_for"], one["events"])
+        kinds = {entry["kind"] for entry in seen[max(seen)][0]}
+        assert kinds >= {"message", "switch", "call", "plan"}
         first, last = min(seen), max(seen)
         query = {"from": first, "to": last}
         changes = (await http.get("/v1/audit/conversations/c1/changes", params=query)).json()["changes"]

@@ -62,6 +62,8 @@ async def told(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (["retried"], ["c1", "write_file", '{"n": 2}']),
         (["approvals", "--limit", "1"], ["There may be more: --after"]),
         (["agent", "coder"], ["tool_result_received"]),
+        (["agent", "coder", "--limit", "1"], ["There may be more: --after 7"]),
+        (["agent", "coder", "--after", "7", "--limit", "1"], ["There may be more: --after 11"]),
         (["running"], ["turn_id"]),
         (["abandoned"], ["turn_id"]),
         (["failed"], ["code"]),

@@ -7,11 +7,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.integration.test_two_processes import Node, begun, stored
 from tests.openai_pieces import Pause, Text
 from tests.openai_server import OpenAIServer
-from tests.serving import Client, ServerProcess
+from tests.serving import Client, ServerProcess, Serving, serving
 
 SAID = "What I was about to"
 
@@ -68,6 +69,55 @@ async def judge(database_url: str, turn_id: str) -> None:
     assert [row.type for row in rows].count("conversation.turn_cancelled") == 1
     sent = rows[-2].data
     assert (sent["content"], sent["truncated"], sent["finish_reason"]) == (SAID, True, "cancelled")
+
+
+@asynccontextmanager
+async def killed_while_it_speaks(database_url: str, folder: Path, lease_s: float) -> AsyncIterator[Serving]:
+    """A server beside one that was killed in the middle of the turn `t` of the conversation `c`."""
+    process = ServerProcess(folder, database_url=database_url, lease_s=lease_s, demo_delay_s=0.02)
+    async with serving(database_url, lease_s=lease_s) as alive:
+        try:
+            await asyncio.to_thread(process.start)
+            async with (
+                httpx.AsyncClient(base_url=process.url, timeout=30) as http,
+                begun(Node(process, Client(http)), "slow 60", turn_id="t", conversation_id="c"),
+            ):
+                await asyncio.to_thread(process.kill)
+            yield alive
+        finally:
+            await asyncio.to_thread(process.kill)
+
+
+async def test_a_cancelled_turn_whose_server_was_killed_is_abandoned_in_the_answer(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("application.turns.CANCEL_AT_LEAST_S", 0.1)  # of the lease, not of chance
+    async with killed_while_it_speaks(database_url, tmp_path, lease_s=2.0) as alive:
+        cancelling = [alive.client.http.post("/v1/turns/t/cancel") for _ in range(2)]
+        for answer in await asyncio.gather(*cancelling):
+            assert (answer.status_code, answer.json()["state"]) == (200, "abandoned")
+            assert answer.json()["error"]["code"] == "turn_abandoned"
+        assert await stored(database_url, "t") == []
+        assert (await alive.client.say("hello", conversation_id="c"))[-1].type == "turn.committed"
+
+
+async def test_a_cancel_that_cannot_wait_for_the_end_says_that_the_turn_was_asked_to_stop(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("application.turns.CANCEL_AT_MOST_S", 0.2)
+    async with killed_while_it_speaks(database_url, tmp_path, lease_s=60.0) as alive:
+        answer = await alive.client.http.post("/v1/turns/t/cancel")
+        assert (answer.status_code, answer.json()["state"], answer.json()["error"]) == (202, "running", None)
+
+
+async def test_a_server_that_closes_does_not_wait_for_the_turn_of_another_one(
+    database_url: str, tmp_path: Path
+) -> None:
+    async with killed_while_it_speaks(database_url, tmp_path, lease_s=60.0) as alive, asyncio.timeout(15):
+        answer, _ = await asyncio.gather(
+            alive.client.http.post("/v1/turns/t/cancel"), alive.house.running.close(0)
+        )
+        assert (answer.status_code, answer.json()["state"]) == (202, "running")
 
 
 async def test_a_watcher_that_leaves_another_process_stops_nothing(database_url: str, tmp_path: Path) -> None:

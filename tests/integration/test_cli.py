@@ -56,7 +56,7 @@ def in_the_middle_of(server: ServerProcess, content: str) -> Iterator[Iterator[s
 def test_serve_says_where_it_is_where_the_data_is_and_what_to_try(server_folder: Path) -> None:
     with ServerProcess(server_folder) as server:
         said = said_by(server)
-        assert f"serves on  {server.url}" in said
+        assert said.lstrip().startswith(f"Minutebook serves on  {server.url}")
         assert str((server_folder / DATA).resolve()) in said
         assert "Ctrl-C stops it" in said
         (line,) = re.findall(r"^\s+(curl .*\\\n.*)$", said, re.MULTILINE)

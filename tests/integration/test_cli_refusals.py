@@ -14,7 +14,9 @@ import psycopg
 import pytest
 
 from api.settings import Settings
-from tests.command_line import DATA, minutebook, servers_over
+from tests.command_line import DATA, environment, minutebook, servers_over
+from tests.forking import Forked
+from tests.sealing import fill, signing_in
 from tests.serving import ServerProcess
 
 COMMANDS = ("serve", "migrate", "turns", "doctor")
@@ -34,6 +36,21 @@ def refused(folder: Path, *arguments: str, **settings: object) -> str:
 
 
 @pytest.mark.parametrize(
+    "words", ["audit keys", "audit events", "audit events --json", "turns --json", "--help"]
+)
+def test_what_cannot_be_written_is_one_sentence(words: str, database_url: str, tmp_path: Path) -> None:
+    """A script that keeps what a command says must not take half of it, or nothing, for the whole."""
+    fill(database_url, 2_000)
+    settings = environment({"database_url": database_url, "keys": tmp_path / "keys"})
+    signing_in(tmp_path).signer(may_create=True)
+    with Path("/dev/full").open("wb") as full, (tmp_path / "said").open("wb") as said:
+        code = Forked(words.split(), tmp_path, settings, full, said).wait(60)
+    sentence = "minutebook: What there is to say cannot be written: No space left on device.\n"
+    expected = (0, "") if words == "turns --json" else (1, sentence)  # there are no turns
+    assert (code, (tmp_path / "said").read_text()) == expected
+
+
+@pytest.mark.parametrize(
     ("settings", "said"),
     [
         ({"database_url": f"postgresql://u:{SECRET}@127.0.0.1:1/x"}, "nobody answers there"),
@@ -43,6 +60,10 @@ def refused(folder: Path, *arguments: str, **settings: object) -> str:
         ({"port": "abc"}, "MINUTEBOOK_PORT: "),
         ({"port": 70000}, "MINUTEBOOK_PORT: "),
         ({"grace_s": -1}, "MINUTEBOOK_GRACE_S: "),
+        ({"model_base_url": "not an address"}, "MINUTEBOOK_MODEL_BASE_URL: "),
+        ({"database_url": f"postgresql://{SECRET}\udcff@127.0.0.1/x"}, "MINUTEBOOK_DATABASE_URL: It holds"),
+        ({"seal_origin": "two\nlines"}, "MINUTEBOOK_SEAL_ORIGIN: "),
+        ({"identity_header": "no header:"}, "MINUTEBOOK_IDENTITY_HEADER: "),
         ({"host": "0.0.0.0"}, "nobody is authenticated"),
         ({"hots": "127.0.0.1"}, "There is no setting MINUTEBOOK_HOTS; did you mean MINUTEBOOK_HOST?"),
         ({"zzzzzz": "1"}, "There is no setting MINUTEBOOK_ZZZZZZ"),
@@ -203,6 +224,8 @@ def test_the_doctor_shows_every_setting_and_no_secret(database_url: str, server_
     found = json.loads(scripted.stdout)
     assert (found["ok"], found["postgresql"]) == (True, 18)
     assert found["settings"]["MINUTEBOOK_MODEL"] == "openai:x"
+    assert found["settings"]["MINUTEBOOK_SEAL"] == "true"
+    assert found["settings"]["MINUTEBOOK_AGENTS"] is None
 
 
 def test_the_doctor_finds_what_serve_would_stumble_over(server_folder: Path) -> None:
@@ -212,6 +235,10 @@ def test_the_doctor_finds_what_serve_would_stumble_over(server_folder: Path) -> 
 
 def test_an_option_that_is_wrong_is_told_from_what_could_not_be_done(server_folder: Path) -> None:
     assert "is a time as" in refused(server_folder, "audit", "events", "--from", "yesterday")
+    twice = refused(
+        server_folder, "audit", "events", "--order", "asc", "--type", "a", "--type", "b", "--order=desc"
+    )
+    assert "--order is given more than once" in twice
 
 
 def test_a_file_that_cannot_be_imported_is_named(server_folder: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.integration.saves import query
+from tests.asking import query
 from tests.projecting import wait_until
 from tests.serving import ServerProcess
 

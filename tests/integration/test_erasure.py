@@ -16,10 +16,10 @@ from infrastructure.postgres.server_process import binaries
 from infrastructure.projections.rebuild import Rebuild
 from infrastructure.projections.registry import READ_MODELS
 from infrastructure.projections.verify import Difference, verify
+from tests.asking import query
 from tests.command_line import DATA, minutebook
-from tests.integration.saves import query
 from tests.opened import opened_log, vault
-from tests.serving import Client, Refused, ServerProcess, SseFrame, feed_items, serving
+from tests.serving import Client, Refused, ServerProcess, SseFrame, feed_items, serving_reads
 
 WORD = "xylotomography"  # in no dictionary and no other test
 OTHER = "quokkaphone"
@@ -71,6 +71,11 @@ async def whole_feed(client: Client, last: int) -> list[SseFrame]:
     return items
 
 
+async def listed(client: Client, state: str) -> list[str]:
+    answer = (await client.http.get("/v1/conversations", params={"state": state})).json()
+    return [one["conversation_id"] for one in answer["conversations"]]
+
+
 async def everything_said(client: Client, conversation: str, last: int) -> str:
     """Return what every door says of the conversation, as one text."""
     texts = [json.dumps([item.data for item in await whole_feed(client, last)], ensure_ascii=False)]
@@ -79,15 +84,19 @@ async def everything_said(client: Client, conversation: str, last: int) -> str:
         about, f"{about}/messages", f"{about}/approvals", f"{about}/agent", "/v1/conversations",
         "/v1/approvals", "/v1/usage?by=conversation", f"/v1/messages/search?q={WORD}",
         f"/v1/messages/search?q={OTHER}",        f"/v1/conversations?search={WORD}",
+        f"/v1/audit/events?text={WORD}", "/v1/audit/events?limit=200", "/v1/audit/events/1",
+        f"/v1/audit/conversations/{conversation}", f"/v1/audit/conversations/{conversation}/changes",
+        "/v1/audit/approvals", "/v1/audit/retried", "/v1/audit/turns?state=failed",
+        "/v1/audit/export", "/v1/audit/export?format=csv",
     ):  # fmt: skip
         answer = await client.http.get(path)
-        assert answer.status_code in (200, 404), (path, answer.text)
+        assert answer.status_code in (200, 404, 410), (path, answer.text)
         texts.append(answer.text)
     return "\n".join(texts)
 
 
 async def test_no_door_tells_what_was_erased_and_everything_else_is_as_it_was(database_url: str) -> None:
-    async with serving(database_url) as server:
+    async with serving_reads(database_url) as server:
         await talk(server.client, "gone", WORD)
         await talk(server.client, "kept", OTHER)
         await followed(database_url)
@@ -109,6 +118,8 @@ async def test_no_door_tells_what_was_erased_and_everything_else_is_as_it_was(da
             assert WORD not in json.dumps([frame.data for frame in await server.client.read_turn(turn)])
         summary = (await server.client.http.get("/v1/conversations/gone")).json()["conversation"]
         assert (summary["state"], summary["title"]) == ("erased", None)
+        assert await listed(server.client, "erased") == ["gone"]
+        assert await listed(server.client, "idle") == ["kept"]
         transcript = (await server.client.http.get("/v1/conversations/gone/messages")).json()
         assert [entry["kind"] for entry in transcript["entries"]] == ["erasure"]
         after = await asyncio.to_thread(opened_log, database_url)
@@ -125,7 +136,7 @@ async def test_no_door_tells_what_was_erased_and_everything_else_is_as_it_was(da
 
 
 async def test_what_the_tables_hold_after_an_erasure_is_what_the_log_says(database_url: str) -> None:
-    async with serving(database_url) as server:
+    async with serving_reads(database_url) as server:
         await talk(server.client, "gone", WORD)
         await talk(server.client, "kept", OTHER)
         await followed(database_url)
@@ -147,7 +158,7 @@ async def is_running(url: str, turn: str) -> None:
 
 
 async def test_nothing_is_erased_while_a_turn_runs(database_url: str) -> None:
-    async with serving(database_url, demo_delay_s=0.05) as server:
+    async with serving_reads(database_url, demo_delay_s=0.05) as server:
         running = asyncio.create_task(server.client.say("slow 100", conversation_id="c1", turn_id="t1"))
         await is_running(database_url, "t1")
         # Until its first commit there is no conversation yet.
@@ -164,7 +175,7 @@ async def test_nothing_is_erased_while_a_turn_runs(database_url: str) -> None:
 
 
 async def test_another_process_forgets_what_it_has_in_memory(database_url: str) -> None:
-    async with serving(database_url) as one, serving(database_url) as other:
+    async with serving_reads(database_url) as one, serving_reads(database_url) as other:
         await talk(one.client, "gone", WORD)
         await other.client.say(f"and {WORD} again", conversation_id="gone")  # now both have the key in memory
         receipt = await erase(one.client, "gone")
@@ -181,7 +192,7 @@ async def test_another_process_forgets_what_it_has_in_memory(database_url: str) 
 
 async def test_only_the_owner_or_an_operator_erases(database_url: str) -> None:
     headers = {"identity_header": "X-Subject", "scopes_header": "X-Scopes"}
-    async with serving(database_url, **headers) as server:
+    async with serving_reads(database_url, **headers) as server:
         ada = {"X-Subject": "ada", "X-Scopes": "chat"}
         bob = {"X-Subject": "bob", "X-Scopes": "chat"}
         admin = {"X-Subject": "root", "X-Scopes": "operate"}
@@ -270,3 +281,18 @@ async def test_another_master_key_is_refused_in_one_sentence(server_folder: Path
     assert refused.returncode == 2
     assert refused.stderr.strip().count("\n") == 0
     assert "master key" in refused.stderr
+
+
+async def test_a_lost_key_file_is_asked_for_and_not_made_anew(server_folder: Path, database_url: str) -> None:
+    keys = server_folder / "keys"
+    given = {"database_url": database_url, "master_key": "", "keys": str(keys)}
+    assert (await asyncio.to_thread(minutebook, server_folder, "rebuild", **given)).returncode == 0
+    kept = (keys / "master.key").read_bytes()
+    (keys / "master.key").unlink()
+    refused = await asyncio.to_thread(minutebook, server_folder, "rebuild", **given)
+    assert refused.returncode == 2
+    assert str(keys / "master.key") in refused.stderr
+    assert not (keys / "master.key").exists()
+    (keys / "master.key").write_bytes(kept)
+    (keys / "master.key").chmod(0o600)
+    assert (await asyncio.to_thread(minutebook, server_folder, "rebuild", **given)).returncode == 0

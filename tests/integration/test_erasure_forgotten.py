@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.test_erasure import erase, followed
 from tests.remembered import holders_of
-from tests.serving import REPOSITORY, serving
+from tests.serving import REPOSITORY, serving_reads
 
 # What only the other process knows, in whole.
 SIGN = "secret-"
@@ -81,8 +81,8 @@ async def remembered() -> list[str]:
 @pytest.mark.may_block("it looks through all objects of the process")
 async def test_nothing_in_running_servers_says_what_was_erased(database_url: str) -> None:
     async with (
-        serving(database_url) as one,
-        serving(database_url) as other,
+        serving_reads(database_url) as one,
+        serving_reads(database_url) as other,
         somebody_telling(one.url, other.url),
     ):
         await followed(database_url)

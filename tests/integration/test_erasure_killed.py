@@ -11,13 +11,13 @@ import pytest
 
 from infrastructure.projections.registry import READ_MODELS
 from infrastructure.scrubbing import Scrubbed, scrub
+from tests.asking import query
 from tests.command_line import environment, minutebook
 from tests.forking import Forked
-from tests.integration.saves import query
 from tests.integration.test_erasure import OTHER, WORD, followed, talk
 from tests.opened import opened_log, vault
 from tests.projecting import tables_left, wait_until
-from tests.serving import serving
+from tests.serving import serving_reads
 
 ERASE = ("erase", "gone", "--yes", "--json")
 WAITS = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE %s"
@@ -32,7 +32,7 @@ RECEIPTS = "SELECT count(*) FROM log WHERE type = 'conversation.erased'"
 @pytest.fixture
 async def url(database_url: str) -> str:
     """A database in which two have talked, and which no server has open any more."""
-    async with serving(database_url) as server:
+    async with serving_reads(database_url) as server:
         await talk(server.client, "gone", WORD)
         await talk(server.client, "kept", OTHER)
         await followed(database_url)

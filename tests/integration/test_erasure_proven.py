@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tests.asking import query
 from tests.command_line import minutebook
-from tests.integration.saves import query
 from tests.integration.test_erasure import OTHER, TABLES, WORD, erase, followed, talk
 from tests.sealing import seal, sealed_checkpoints
-from tests.serving import Client, serving
+from tests.serving import Client, serving_reads
 
 
 def rows_of_kept(url: str) -> dict[str, list[Any]]:
@@ -45,7 +45,7 @@ def verified(url: str, folder: Path, *arguments: str) -> dict[str, Any]:
 async def test_what_was_sealed_before_an_erasure_still_fits_after_it(
     database_url: str, tmp_path: Path
 ) -> None:
-    async with serving(database_url, seal=False) as server:
+    async with serving_reads(database_url, seal=False) as server:
         await talk(server.client, "gone", WORD)
         await talk(server.client, "kept", OTHER)
         await asyncio.to_thread(seal, database_url, tmp_path)
@@ -65,7 +65,7 @@ async def test_what_was_sealed_before_an_erasure_still_fits_after_it(
 async def test_no_row_and_no_answer_of_another_conversation_is_touched(
     database_url: str, tmp_path: Path
 ) -> None:
-    async with serving(database_url) as server:
+    async with serving_reads(database_url) as server:
         await talk(server.client, "gone", WORD)
         await talk(server.client, "kept", OTHER)
         await followed(database_url)

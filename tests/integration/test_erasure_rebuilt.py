@@ -13,7 +13,7 @@ from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.sealing import sealed
 from infrastructure.projections import loading
 from infrastructure.projections.registry import READ_MODELS
-from tests.integration.saves import query
+from tests.asking import query
 from tests.integration.test_projections_rebuild import InThisProcess, forget
 from tests.opened import vault
 from tests.projecting import happened, held, is_at, projecting, reference, store, wait_until, woven

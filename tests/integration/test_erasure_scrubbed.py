@@ -12,8 +12,8 @@ import psycopg
 import pytest
 
 from infrastructure.postgres.embedded import EmbeddedPostgres
+from tests.asking import query
 from tests.command_line import DATA, minutebook
-from tests.integration.saves import query
 from tests.integration.test_erasure import OTHER, WORD, erase, holding, settled, talk
 from tests.projecting import tables_left, wait_until
 from tests.serving import Client, ServerProcess

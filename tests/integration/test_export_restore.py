@@ -22,7 +22,7 @@ from tests.command_line import minutebook
 from tests.exported import append, fill, stored
 from tests.opened import vault
 from tests.projecting import held, is_at, wait_until
-from tests.serving import Refused, Serving, serving
+from tests.serving import Refused, Serving, serving_reads
 
 
 def written(url: str, file: Path, selection: Selection | None = None, *, with_keys: bool = False) -> Path:
@@ -72,7 +72,7 @@ async def talk(server: Serving) -> dict[str, str]:
 async def test_a_log_that_is_exported_and_taken_in_is_the_same_and_goes_on(
     database_url: str, bare_database_url: str, tmp_path: Path
 ) -> None:
-    async with serving(database_url) as server:
+    async with serving_reads(database_url) as server:
         turns = await talk(server)
     options = ("audit", "export", "--to", "log.ndjson", "--with-keys")
     done = await asyncio.to_thread(minutebook, tmp_path, *options, database_url=database_url)
@@ -88,7 +88,7 @@ async def test_a_log_that_is_exported_and_taken_in_is_the_same_and_goes_on(
     rows = await asyncio.to_thread(followed, database_url, len(log))
     assert await asyncio.to_thread(rebuilt, bare_database_url) == rows
     assert all(rows.values())
-    async with serving(bare_database_url) as server:
+    async with serving_reads(bare_database_url) as server:
         frames = await server.client.say("and now?", conversation_id="a")
         assert frames[-1].type == "turn.committed"
         assert frames[-1].data["first_position"] == len(log) + 1
@@ -101,7 +101,7 @@ async def test_a_log_that_is_exported_and_taken_in_is_the_same_and_goes_on(
 async def test_the_turns_of_the_log_are_known_again_with_their_positions(
     database_url: str, bare_database_url: str, tmp_path: Path
 ) -> None:
-    async with serving(database_url) as server:
+    async with serving_reads(database_url) as server:
         await talk(server)
     columns = "id, conversation, subject, kind, state, first_position, last_position"
     found = []
@@ -152,7 +152,15 @@ def same_version(lines: list[bytes]) -> bytes:
     return b"".join([*lines[:3], lines[3].replace(b'"version":4', b'"version":3'), *lines[4:]])
 
 
-@pytest.mark.parametrize("damage", [cut, gap, twice, swapped, lean, same_version])
+def zoneless(lines: list[bytes]) -> bytes:
+    return b"".join([*lines[:3], lines[3].replace(b'Z"', b'"', 1), *lines[4:]])
+
+
+def endless(lines: list[bytes]) -> bytes:
+    return b"".join([*lines[:3], b"[" * 100_000 + b"\n", *lines[4:]])
+
+
+@pytest.mark.parametrize("damage", [cut, gap, twice, swapped, lean, same_version, zoneless, endless])
 def test_a_damaged_export_is_refused_and_nothing_is_changed(
     damage: Callable[[list[bytes]], bytes], database_url: str, bare_database_url: str, tmp_path: Path
 ) -> None:
@@ -194,7 +202,7 @@ def test_a_changed_byte_is_found_by_the_manifest(
 async def test_sealed_contents_need_their_keys_and_the_same_master_key(
     database_url: str, bare_database_url: str, tmp_path: Path
 ) -> None:
-    async with serving(database_url) as server:
+    async with serving_reads(database_url) as server:
         await server.client.say("hello", conversation_id="a")
     file = await asyncio.to_thread(written, database_url, tmp_path / "log.ndjson", with_keys=True)
     await asyncio.to_thread(migrate, bare_database_url)
@@ -202,6 +210,43 @@ async def test_sealed_contents_need_their_keys_and_the_same_master_key(
         await asyncio.to_thread(restore_export, bare_database_url, Vault(bytes(32)), file)
     (tmp_path / "log.ndjson.keys").rename(tmp_path / "elsewhere")
     with pytest.raises(RestoreError, match="are missing"):
+        await asyncio.to_thread(restored, bare_database_url, file)
+    assert await asyncio.to_thread(stored, bare_database_url) == []
+
+
+def without_one(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return lines[1:]
+
+
+def one_twice(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [*lines, lines[0]]
+
+
+def neither_erased_nor_there(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**lines[0], "wrapped": None}, *lines[1:]]
+
+
+def at_no_time(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**lines[0], "created_at": "2026-03-01"}, *lines[1:]]
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [(without_one, "has no key of the conversation"), (one_twice, "twice"),
+     (neither_erased_nor_there, "is no file of keys"), (at_no_time, "is no file of keys")],
+)  # fmt: skip
+async def test_keys_that_are_not_those_of_the_log_are_refused_and_nothing_is_changed(
+    damage: Callable[[Any], Any], reason: str, database_url: str, bare_database_url: str, tmp_path: Path
+) -> None:
+    async with serving_reads(database_url) as server:
+        for name in ("a", "b"):
+            await server.client.say("hello", conversation_id=name)
+    file = await asyncio.to_thread(written, database_url, tmp_path / "log.ndjson", with_keys=True)
+    keys = tmp_path / "log.ndjson.keys"
+    lines = [json.loads(line) for line in keys.read_text().splitlines()]
+    keys.write_text("".join(json.dumps(line) + "\n" for line in damage(lines)))
+    await asyncio.to_thread(migrate, bare_database_url)
+    with pytest.raises(RestoreError, match=reason):
         await asyncio.to_thread(restored, bare_database_url, file)
     assert await asyncio.to_thread(stored, bare_database_url) == []
 

@@ -12,13 +12,14 @@ import pytest
 
 from infrastructure.postgres import schema
 from infrastructure.postgres.embedded import EmbeddedPostgres
-from tests.integration.saves import CuttingProxy, query
+from tests.asking import query
+from tests.integration.saves import CuttingProxy
 from tests.killing import all_can_go_on, judge, read_turns, talking, until_none_runs
 from tests.openai_pieces import Cut, EndEarly, Piece, Status, StreamError, Text, call
 from tests.openai_server import ChatRequest, OpenAIServer
 from tests.opened import opened_payload
 from tests.replaying import committed_part, read_log
-from tests.serving import Client, Refused, Serving, SseFrame, frames_of, serving
+from tests.serving import Client, Refused, Serving, SseFrame, frames_of, serving_reads
 
 TERMINATE_ALL = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -108,7 +109,7 @@ async def test_a_model_that_breaks_off_leaves_nothing_and_the_same_turn_can_be_r
 
 def with_model(database_url: str, openai: OpenAIServer) -> AbstractAsyncContextManager[Serving]:
     model = {"model": "openai:x", "model_base_url": openai.base_url, "model_api_key": "k"}
-    return serving(database_url, **model)
+    return serving_reads(database_url, **model)
 
 
 # --- the commit ------------------------------------------------------------------------------------
@@ -129,7 +130,7 @@ FUNCTION = (
 
 @pytest.mark.parametrize("where", BREAK)
 async def test_a_commit_that_the_database_refuses_leaves_nothing(database_url: str, where: str) -> None:
-    async with serving(database_url) as server:
+    async with serving_reads(database_url) as server:
         first = await server.client.say("hello")
         conversation_id = first[0].data["conversation_id"]
         await asyncio.to_thread(query, database_url, FUNCTION)
@@ -148,7 +149,7 @@ async def test_a_commit_that_the_database_refuses_leaves_nothing(database_url: s
 
 async def test_a_statement_timeout_at_the_commit_leaves_nothing(database_url: str) -> None:
     turn_id = str(uuid4())
-    async with serving(database_url) as server:
+    async with serving_reads(database_url) as server:
         async with await psycopg.AsyncConnection.connect(database_url) as holder:
             await holder.execute("SELECT pg_advisory_xact_lock(append_lock())")
             frames = await server.client.say("hello", turn_id=turn_id)  # waits for the append's timeout
@@ -172,7 +173,7 @@ async def test_a_database_stopped_during_the_answer_fails_the_turn_and_it_can_be
 ) -> None:
     turn_id = str(uuid4())
     with own_database(server_folder) as (postgres, url):
-        async with serving(url, demo_delay_s=0.02, lease_s=1) as server:
+        async with serving_reads(url, demo_delay_s=0.02, lease_s=1) as server:
             body = {"turn_id": turn_id, "message": {"type": "user_message", "content": "long 30"}}
             async with server.client.stream(body) as response:
                 stream = frames_of(response)
@@ -198,7 +199,7 @@ async def assert_refused_while_gone(server: Serving) -> None:
 async def test_connections_cut_again_and_again_lose_nothing_and_store_nothing_twice(
     database_url: str,
 ) -> None:
-    async with serving(database_url, lease_s=1, demo_delay_s=0.005) as server:
+    async with serving_reads(database_url, lease_s=1, demo_delay_s=0.005) as server:
         async with talking(server.url, 12, Random(7)) as said:
             for _ in range(25):
                 before = len(said.committed)
@@ -216,7 +217,7 @@ async def test_a_turn_given_up_while_its_failure_is_being_stored_still_ends_its_
     database_url: str,
 ) -> None:
     turn_id = str(uuid4())
-    async with serving(database_url, demo_delay_s=0.05) as server:
+    async with serving_reads(database_url, demo_delay_s=0.05) as server:
         async with await psycopg.AsyncConnection.connect(database_url) as holder:
             failing = asyncio.create_task(server.client.say("fail", turn_id=turn_id))
             await until(lambda: read_turns(database_url))
@@ -260,7 +261,7 @@ def once(direction: str, marker: bytes, verdict: str, proxy: CuttingProxy) -> Ca
 async def test_a_lost_acknowledgement_still_ends_in_one_committed_frame(
     database_url: str, content: str
 ) -> None:
-    async with CuttingProxy(database_url) as proxy, serving(proxy.url) as server:
+    async with CuttingProxy(database_url) as proxy, serving_reads(proxy.url) as server:
         conversation_id = (await server.client.say("hello"))[0].data["conversation_id"]
         for number in range(3):
             # The answer of append_batch is the only one with a column of this name.
@@ -275,7 +276,7 @@ async def test_a_lost_acknowledgement_still_ends_in_one_committed_frame(
 
 async def test_an_acknowledgement_nobody_could_get_is_told_by_the_turn(database_url: str) -> None:
     turn_id = str(uuid4())
-    async with CuttingProxy(database_url) as proxy, serving(proxy.url) as server:
+    async with CuttingProxy(database_url) as proxy, serving_reads(proxy.url) as server:
         await server.client.say("hello")
         proxy.verdict = cut_all_from_the_acknowledgement_on()
         frames = await server.client.say("hello", turn_id=turn_id)

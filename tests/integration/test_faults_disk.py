@@ -16,7 +16,7 @@ import pytest
 from application.language_model import Finished, ModelChunk, ModelRequest, TextDelta
 from infrastructure.postgres import schema
 from infrastructure.postgres.embedded import EmbeddedPostgres
-from tests.integration.saves import query
+from tests.asking import query
 from tests.integration.test_faults import assert_failed, assert_stored_once, retry_when_free
 from tests.killing import judge_positions, judge_turns, read_turns
 from tests.replaying import LogRow, read_log

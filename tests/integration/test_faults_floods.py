@@ -16,7 +16,7 @@ from application.listening import AT_ONCE, WINDOW_S
 from tests.integration.streams import data_of, end_of, ended, in_turn, log_of, rows, steered, types, until
 from tests.openai_pieces import CallPiece, Pause, Piece, Text
 from tests.openai_server import ChatRequest, OpenAIServer, Script
-from tests.serving import Client, ServerProcess, SseFrame, serving
+from tests.serving import Client, ServerProcess, SseFrame, serving_reads
 
 pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
 
@@ -47,7 +47,7 @@ async def test_an_answer_of_ten_megabytes_is_stored_whole_in_bounded_memory(
             before = peak_of(process.pid)
             async with (
                 asyncio.timeout(100),
-                serving(database_url) as other,
+                serving_reads(database_url) as other,
             ):
                 client = Client(other.client.http)
                 body = {"turn_id": "t", "message": {"type": "user_message", "content": "much"}}
@@ -167,7 +167,7 @@ class Flood:
 async def test_deltas_faster_than_anybody_reads_are_joined_and_everything_else_goes_on(
     database_url: str,
 ) -> None:
-    async with serving(database_url, answering=Flood()) as server:
+    async with serving_reads(database_url, answering=Flood()) as server:
         await server.client.say("hello", conversation_id="other")
         begun = time.monotonic()
         flood = asyncio.create_task(server.client.say("flood", conversation_id="c"))

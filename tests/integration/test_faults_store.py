@@ -11,13 +11,13 @@ import pytest
 
 from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.turns import PostgresTurns
-from tests.integration.saves import query
+from tests.asking import query
 from tests.integration.streams import until
 from tests.integration.test_faults import own_database
 from tests.integration.turn_helpers import LEASE_S, accepted, execute
 from tests.killing import all_can_go_on, judge, talking, until_none_runs
 from tests.replaying import read_log
-from tests.serving import Refused, Serving, SseFrame, feed_items, serving
+from tests.serving import Refused, Serving, SseFrame, feed_items, serving_reads
 
 # --- feeds beside it all ---------------------------------------------------------------------------
 
@@ -69,8 +69,8 @@ async def test_a_database_restarted_under_load_loses_nothing_and_feeds_go_on_by_
 ) -> None:
     with own_database(server_folder) as (postgres, url):
         async with (
-            serving(url, lease_s=1, demo_delay_s=0.01) as here,
-            serving(url, lease_s=1) as there,
+            serving_reads(url, lease_s=1, demo_delay_s=0.01) as here,
+            serving_reads(url, lease_s=1) as there,
             watched(here, "/v1/feed?after=0") as seen_here,
             watched(there, "/v1/feed?after=0") as seen_there,
         ):
@@ -96,7 +96,10 @@ async def test_a_database_restarted_under_load_loses_nothing_and_feeds_go_on_by_
 async def test_who_finds_no_connection_is_refused_and_everything_goes_on_afterwards(
     database_url: str,
 ) -> None:
-    async with serving(database_url, pool_size=1) as server, watched(server, "/v1/feed?after=0") as seen:
+    async with (
+        serving_reads(database_url, pool_size=1) as server,
+        watched(server, "/v1/feed?after=0") as seen,
+    ):
         client = server.client
         await client.say("hello", conversation_id="c0", turn_id="t0")
         async with await psycopg.AsyncConnection.connect(database_url) as holder:
@@ -149,8 +152,8 @@ async def settable_clock(database_url: str) -> None:
 async def test_a_clock_that_jumps_loses_nothing_and_times_never_go_back(database_url: str) -> None:
     await settable_clock(database_url)
     async with (
-        serving(database_url, demo_delay_s=0.005) as server,
-        serving(database_url) as other,
+        serving_reads(database_url, demo_delay_s=0.005) as server,
+        serving_reads(database_url) as other,
         watched(server, "/v1/feed?after=0") as seen,
         watched(other, "/v1/feed?after=0") as seen_there,
     ):
@@ -177,7 +180,7 @@ async def test_a_clock_that_jumps_loses_nothing_and_times_never_go_back(database
 
 async def test_a_turn_that_runs_keeps_its_conversation_while_the_clock_jumps(database_url: str) -> None:
     await settable_clock(database_url)
-    async with serving(database_url, demo_delay_s=0.05) as server:
+    async with serving_reads(database_url, demo_delay_s=0.05) as server:
         saying = asyncio.create_task(server.client.say("long 60", conversation_id="c", turn_id="t"))
         await until(lambda: server.house.running.get("t"))
         for shift in ("-1 hour", "0", "-1 day"):

@@ -59,6 +59,23 @@ async def test_a_feed_goes_on_behind_any_position_without_a_gap_or_a_repeat(data
                 assert await _up_to(last, items) == whole[cut + 1 :]
 
 
+async def test_a_substitute_of_eventsource_goes_on_where_it_was_though_its_address_says_after(
+    database_url: str,
+) -> None:
+    async with serving(database_url) as server:
+        end = (await server.client.say("hello", conversation_id="c", turn_id="t"))[-1]
+        for path in ("/v1/feed", "/v1/conversations/c/feed"):
+            async with feed(server, f"{path}?after=0&lastEventId=2") as items:
+                assert (await anext(items)).id == "3"
+            async with feed(server, f"{path}?after=0&lastEventId=2", "3") as items:  # a browser knows better
+                assert (await anext(items)).id == "4"
+        seen = f"1.{end.data['seq'] - 1}"
+        rest = await server.client.http.get(
+            "/v1/turns/t/stream", params={"lastEventId": seen, "after": "1.1"}
+        )
+        assert rest.text.startswith(f"id: {end.id}\n")
+
+
 async def _up_to(last: str, items: AsyncIterator[SseFrame]) -> list[SseFrame]:
     """Read up to the item with this id."""
     seen: list[SseFrame] = []

@@ -50,17 +50,24 @@ async def until_heard(items: AsyncIterator[SseFrame], word: str) -> None:
                 return
 
 
-async def test_a_first_turn_that_runs_has_no_feed_for_anybody_else(database_url: str) -> None:
+async def test_a_first_turn_that_runs_is_found_by_whose_it_is_and_has_no_feed_for_anybody_else(
+    database_url: str,
+) -> None:
     gate = Gate()
     async with steered(database_url, in_turn(gate.pieces()), identity_header="X-Subject") as (server, _):
         ann, bob = server.as_subject("ann"), server.as_subject("bob")
         said = asyncio.create_task(server.client.say("hello", conversation_id="c", headers=ann))
         async with asyncio.timeout(30):
             await gate.reached.wait()
-        answer = await server.client.http.get("/v1/conversations/c/feed", headers=bob)
-        assert (answer.status_code, answer.json()["code"]) == (404, "conversation_not_found")
+        http = server.client.http
+        found = (await http.get("/v1/conversations/c/turn", headers=ann)).json()["turn"]
+        assert (found["state"], found["conversation_id"], found["kind"]) == ("running", "c", "user_message")
+        for name in ("feed", "turn"):
+            answer = await http.get(f"/v1/conversations/c/{name}", headers=bob)
+            assert (answer.status_code, answer.json()["code"]) == (404, "conversation_not_found")
         gate.opened.set()
         await said
+        assert (await http.get("/v1/conversations/c/turn", headers=ann)).json() == {"turn": None}
 
 
 async def test_who_watched_a_first_turn_that_failed_hears_nothing_of_who_begins_then(

@@ -9,7 +9,7 @@ import pytest
 
 from tests.command_line import minutebook
 from tests.opened import opened_log
-from tests.serving import serving
+from tests.serving import serving_reads
 
 CHAT = {
     "id": "chat-1",
@@ -85,6 +85,8 @@ async def test_a_bad_line_is_reported_with_its_number_and_the_rest_is_imported(
         '{"id": "d", "messages": [{"role": "user", "content": "nul \\u0000"}]}',
         '{"id": "e", "messages": [{"role": "assistant"}]}',
         '{"id": "f", "messages": ["hello"]}',
+        '{"id": "g", "messages": [{"role": "function", "name": "nothing", "content": "x"}]}',
+        '{"id": "chat-1", "messages": [{"role": "user", "content": "something else"}]}',
     ]
     file = tmp_path / "chats.jsonl"
     file.write_text("\n".join([json.dumps(CHAT), *bad, json.dumps({**CHAT, "id": "chat-2"})]))
@@ -92,6 +94,7 @@ async def test_a_bad_line_is_reported_with_its_number_and_the_rest_is_imported(
     assert (code, said["imported"], said["bad"]) == (1, 2, len(bad))
     reported = [line.partition(":")[0] for line in errors.splitlines() if line.partition(":")[0].isdigit()]
     assert sorted(map(int, reported)) == list(range(2, len(bad) + 2))
+    assert "another conversation has its id" in errors
     assert {where for where, _, _ in stored(database_url)} == {"chat-1", "chat-2"}
 
 
@@ -123,15 +126,16 @@ async def test_what_is_nested_too_deeply_is_reported_however_deep_it_is(
     assert (code, counts["imported"], counts["bad"]) == (1, 1, len(bad)), errors
 
 
-async def test_an_agent_that_nobody_has_is_refused_before_anything_is_imported(
-    database_url: str, tmp_path: Path
+@pytest.mark.parametrize(("option", "value"), [("--agent", "codr"), ("--subject", "a b")])
+async def test_an_agent_or_a_subject_that_there_cannot_be_is_refused_before_anything_is_imported(
+    option: str, value: str, database_url: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "chats.json"
     file.write_text(json.dumps(CHAT))
-    options = ("import", str(file), "--agent", "codr")
+    options = ("import", str(file), option, value)
     done = await asyncio.to_thread(minutebook, tmp_path, *options, database_url=database_url)
     assert done.returncode == 2
-    assert "codr" in done.stderr
+    assert value in done.stderr
     assert "Traceback" not in done.stderr
     assert stored(database_url) == []
 
@@ -143,7 +147,7 @@ async def test_the_real_conversations_read_back_as_the_file_has_them(
     file.write_text("\n".join(map(json.dumps, airline_conversations)))
     code, said, errors = await imported(file, database_url)
     assert (code, said["imported"], said["bad"]) == (0, len(airline_conversations), 0), errors
-    async with serving(database_url) as server:
+    async with serving_reads(database_url) as server:
         head = said["events"]
         for conversation in airline_conversations:
             entries = await _transcript(server.client.http, conversation["id"], head)

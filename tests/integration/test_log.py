@@ -11,7 +11,8 @@ from application.ports import LoggedEvent
 from infrastructure.postgres.log import PostgresLog
 from infrastructure.postgres.pool import create_pool, open_pool
 from infrastructure.postgres.rows import Row
-from tests.integration.saves import appending, new_stream, query, save
+from tests.asking import query
+from tests.integration.saves import appending, new_stream, save
 
 
 def decoded(row: Row) -> LoggedEvent:

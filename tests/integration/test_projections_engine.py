@@ -155,6 +155,8 @@ def test_a_projector_killed_at_any_moment_loses_and_repeats_nothing(database_url
         victim = processes[kill]
         if kill + 2 < len(processes):
             processes[kill + 2].start()
+        else:  # another can go on only where there is another
+            wait_until(lambda: sum_of_projectors(database_url) == 2, timeout_s=60)
         assert victim.pid is not None
         victim.kill()
         victim.join()

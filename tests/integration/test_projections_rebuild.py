@@ -21,7 +21,7 @@ from infrastructure.projections.read_model import ReadModel
 from infrastructure.projections.rebuild import Rebuild, RebuildError, RebuildRunningError
 from infrastructure.projections.registry import READ_MODELS
 from infrastructure.projections.verify import Difference, verify
-from tests.integration.saves import query
+from tests.asking import query
 from tests.projecting import (
     Counting,
     CountingTwice,
@@ -207,8 +207,12 @@ def test_the_next_rebuild_may_begin_the_moment_one_has_ended(database_url: str) 
             connection.execute(MANY_TABLES)
 
 
-def test_a_rebuild_that_cannot_fold_an_event_names_it_and_changes_nothing(database_url: str) -> None:
-    head = store(database_url, talks(3))
+@pytest.mark.parametrize("behind", [0, 300], ids=["the log ends there", "much is left of the log"])
+def test_a_rebuild_that_cannot_fold_an_event_names_it_and_changes_nothing(
+    database_url: str, behind: int
+) -> None:
+    store(database_url, talks(3))
+    head = store(database_url, talks(behind, first=3))
     follow_to_the_end(database_url, [Counting()], head)
     before = held(database_url, Counting())
     with pytest.raises(RebuildError, match=r"position \d+ cannot be folded: KeyError"):

@@ -16,11 +16,11 @@ import httpx
 import pytest
 
 from infrastructure.projections.registry import READ_MODELS
+from tests.asking import query
 from tests.crowd import Crowd
 from tests.forking import run
-from tests.integration.saves import query
 from tests.projecting import happened, held, is_at, reference, store, tables_left, wait_until, woven
-from tests.serving import MASTER_KEY, REPOSITORY, ServerProcess, serving
+from tests.serving import MASTER_KEY, REPOSITORY, ServerProcess, serving_reads
 from tests.unit.commands import Command
 
 pytestmark = [
@@ -113,7 +113,7 @@ def test_a_server_killed_20_times_while_events_come_in_loses_and_repeats_nothing
 async def test_a_read_model_that_has_stopped_is_named_where_an_operator_looks(
     database_url: str, server_folder: Path
 ) -> None:
-    async with serving(database_url) as server:
+    async with serving_reads(database_url) as server:
         await server.client.say("help")
         head = query(database_url, "SELECT position FROM log_head")[0][0]
         wait_until(is_at(database_url, READ_MODELS[-1], head))

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from tests.reading import NAMED, happen, reader, standing_still
-from tests.serving import Refused, frames_of, serving
+from tests.serving import Refused, frames_of, serving_reads
 
 PATH = "/conversations/c1"
 
@@ -21,7 +21,7 @@ def recorded(url: str) -> list[str]:
 
 async def test_a_conversation_is_renamed_archived_and_reopened(database_url: str) -> None:
     await happen(database_url, "local", "c1")
-    async with serving(database_url) as server:
+    async with serving_reads(database_url) as server:
         local = reader(server)
         renamed = await local.patch("c1", {"title": "Ours"})
         assert renamed["conversation"]["title"] == "Ours"
@@ -38,7 +38,7 @@ async def test_a_conversation_is_renamed_archived_and_reopened(database_url: str
 
 async def test_what_is_so_already_records_nothing(database_url: str) -> None:
     await happen(database_url, "local", "c1")
-    async with serving(database_url) as server:
+    async with serving_reads(database_url) as server:
         local = reader(server)
         for body in ({"title": "Ours"}, {"archived": True}, {"archived": False}):
             first = await local.patch("c1", body)
@@ -48,7 +48,7 @@ async def test_what_is_so_already_records_nothing(database_url: str) -> None:
 
 async def test_the_same_key_is_the_same_turn(database_url: str) -> None:
     await happen(database_url, "local", "c1")
-    async with serving(database_url) as server:
+    async with serving_reads(database_url) as server:
         local = reader(server)
         first = await local.patch("c1", {"title": "One"}, key="t-1")
         await local.patch("c1", {"title": "Two"}, key="t-2")
@@ -63,7 +63,7 @@ async def test_the_same_key_is_the_same_turn(database_url: str) -> None:
 
 
 async def test_nothing_is_amended_while_a_turn_runs(database_url: str) -> None:
-    async with serving(database_url, demo_delay_s=0.05) as server:
+    async with serving_reads(database_url, demo_delay_s=0.05) as server:
         asked = {"conversation_id": "c1", "message": {"type": "user_message", "content": "slow 10"}}
         async with server.client.stream(asked) as response:
             frames = frames_of(response)
@@ -79,7 +79,7 @@ async def test_nothing_is_amended_while_a_turn_runs(database_url: str) -> None:
 
 async def test_of_many_amendments_at_once_each_is_stored_or_refused(database_url: str) -> None:
     await happen(database_url, "local", "c1")
-    async with serving(database_url) as server:
+    async with serving_reads(database_url) as server:
 
         async def rename(number: int) -> int:
             answer = await server.client.http.patch(f"/v1{PATH}", json={"title": f"title {number}"})
@@ -93,7 +93,7 @@ async def test_of_many_amendments_at_once_each_is_stored_or_refused(database_url
 async def test_archiving_a_plan_in_execution_closes_what_is_open_and_brings_its_agent_back(
     database_url: str,
 ) -> None:
-    async with serving(database_url) as server:
+    async with serving_reads(database_url) as server:
         message = {
             "type": "user_message",
             "content": "plan write a.txt and write b.txt",
@@ -113,7 +113,7 @@ async def test_archiving_a_plan_in_execution_closes_what_is_open_and_brings_its_
 
 async def test_where_the_list_is_late_the_answer_says_where_it_is_stored(database_url: str) -> None:
     await happen(database_url, "local", "c1")
-    async with serving(database_url, read_wait_s=0.2) as server:
+    async with serving_reads(database_url, read_wait_s=0.2) as server:
         local = reader(server)
         await local.get(PATH, min_position=2)
         with standing_still(database_url, "conversation_list"):
@@ -124,7 +124,7 @@ async def test_where_the_list_is_late_the_answer_says_where_it_is_stored(databas
 
 async def test_nobody_amends_what_is_not_theirs(database_url: str) -> None:
     await happen(database_url, "ada", "c1")
-    async with serving(database_url, **NAMED) as server:
+    async with serving_reads(database_url, **NAMED) as server:
         for name in ("c1", "nobodys", ".x"):
             refusal = await reader(server, "bob").patch(name, {"title": "Mine"}, status=404, key="t-1")
             assert refusal["code"] == "conversation_not_found"
@@ -140,13 +140,13 @@ async def test_nobody_amends_what_is_not_theirs(database_url: str) -> None:
     ],
 )  # fmt: skip
 async def test_what_cannot_be_amended_is_refused(database_url: str, body: Any) -> None:
-    async with serving(database_url) as server:
+    async with serving_reads(database_url) as server:
         refusal = await reader(server).patch("c1", body, status=422)
         assert refusal["code"] == "invalid_message"
 
 
 async def test_an_amendment_is_none_of_the_five_messages(database_url: str) -> None:
-    async with serving(database_url) as server:
+    async with serving_reads(database_url) as server:
         with pytest.raises(Refused) as refusal:
             await server.client.send({"type": "amend", "title": "x"}, conversation_id="c1")
         assert refusal.value.code == "invalid_message"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.reading import NAMED, asks, caught_up, happen, of, reader, says, standing_still
-from tests.serving import serving
+from tests.serving import serving, serving_reads
 from tests.unit.commands import TASKS, Command
 
 PLAN: Command = ("propose_plan", ("p1", "goal", [TASKS[0].to_json()], "architect"))
@@ -16,7 +16,7 @@ OF_ALL = ["/conversations", "/approvals", "/agents", "/usage"]
 
 
 async def test_a_client_reads_its_own_write_at_once(database_url: str) -> None:
-    async with serving(database_url) as server:
+    async with serving_reads(database_url) as server:
         ada = reader(server)
         where: dict[str, Any] = {}
         for turn in range(1, 6):
@@ -36,7 +36,7 @@ async def test_a_client_reads_its_own_write_at_once(database_url: str) -> None:
 
 
 async def test_a_position_that_is_not_reached_in_time_is_said_so(database_url: str) -> None:
-    async with serving(database_url, read_wait_s=0.3) as server:
+    async with serving_reads(database_url, read_wait_s=0.3) as server:
         end = (await server.client.say("hello"))[-1].data
         for path in [*OF_ALL, f"/conversations/{end['conversation_id']}"]:
             began = time.monotonic()
@@ -49,7 +49,7 @@ async def test_a_position_that_is_not_reached_in_time_is_said_so(database_url: s
 
 
 async def test_a_conversation_that_the_list_does_not_know_yet_is_awaited(database_url: str) -> None:
-    async with serving(database_url) as server:
+    async with serving_reads(database_url) as server:
         with standing_still(database_url, "conversation_list"):
             end = (await server.client.say("hello"))[-1].data
             path = f"/conversations/{end['conversation_id']}"
@@ -61,7 +61,7 @@ async def test_a_conversation_that_the_list_does_not_know_yet_is_awaited(databas
 
 
 async def test_what_a_client_has_already_is_not_sent_again(database_url: str) -> None:
-    async with serving(database_url) as server:
+    async with serving_reads(database_url) as server:
         ada = reader(server)
         end = (await server.client.say("hello"))[-1].data
         one = f"/conversations/{end['conversation_id']}"
@@ -82,7 +82,7 @@ async def test_what_a_client_has_already_is_not_sent_again(database_url: str) ->
 async def test_to_anybody_else_a_conversation_does_not_exist(database_url: str) -> None:
     history = [says("a secret word"), asks("call-1")]
     await happen(database_url, "ada", "hers", *history)
-    async with serving(database_url, **NAMED) as server:
+    async with serving_reads(database_url, **NAMED) as server:
         ada, bob = reader(server), reader(server, "bob", "chat operate")
         position = len(of("ada", "hers", *history))
         for part in OF_ONE:
@@ -137,7 +137,7 @@ async def test_the_list_is_filtered_by_state_agent_and_a_part_of_the_title(datab
 
 
 async def test_what_waits_for_a_person_is_listed_until_it_is_decided(database_url: str) -> None:
-    async with serving(database_url) as server:
+    async with serving_reads(database_url) as server:
         ada = reader(server)
         frames = await server.client.send(
             {"type": "user_message", "content": "write a.txt", "agent": "coder"}
@@ -162,7 +162,7 @@ async def test_what_waits_for_a_person_is_listed_until_it_is_decided(database_ur
 
 
 async def test_the_agents_are_listed_with_their_tools_and_where_they_are_on(database_url: str) -> None:
-    async with serving(database_url) as server:
+    async with serving_reads(database_url) as server:
         ada = reader(server)
         frames = await server.client.send({"type": "user_message", "content": "hello", "agent": "coder"})
         end = frames[-1].data
@@ -209,7 +209,7 @@ async def test_usage_adds_up_in_whatever_groups_it_is_asked_for(database_url: st
         assert one["calls"] == 3
         assert await ada.all_pages("/usage", "usage", model="model-0", conversation="c1") == []
         for by in ("colour", "agent,agent"):
-            assert (await ada.get("/usage", status=422, by=by))["code"] == "invalid_message"
+            assert (await ada.get("/usage", status=422, by=by))["code"] == "invalid_filter"
 
 
 @pytest.mark.parametrize(

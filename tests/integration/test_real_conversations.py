@@ -53,6 +53,7 @@ async def replayed(
             model_base_url=openai.base_url,
             model_api_key="k",
             view_tokens=view_tokens,
+            projections=False,  # they have tests of their own, with the same conversations
         ) as server,
     ):
         person = Person(server.client, rough=rough)

@@ -10,7 +10,7 @@ import psycopg
 
 from infrastructure.projections.read_model import Table
 from infrastructure.projections.rebuild import Rebuild
-from tests.integration.saves import query
+from tests.asking import query
 from tests.projecting import (
     COUNTS,
     NOTES,

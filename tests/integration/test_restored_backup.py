@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from infrastructure.postgres.server_process import binaries
+from tests.asking import query
 from tests.command_line import minutebook
-from tests.integration.saves import query
 from tests.sealing import fill, seal, sealed_checkpoints
 
 BACKED_UP, LATER = 300, 700

@@ -8,7 +8,8 @@ import psycopg
 import pytest
 
 from infrastructure.postgres import schema
-from tests.integration.saves import appending, query, save
+from tests.asking import query
+from tests.integration.saves import appending, save
 
 CHANGES = [
     "UPDATE log SET data = 'else'",

@@ -1,10 +1,13 @@
 """Tool calls: several in one answer, free, decided or forbidden, and exactly one result for each."""
 
+import asyncio
 import json
+from secrets import token_hex
 from typing import Any
 
 import pytest
 
+from tests.asking import query
 from tests.integration.streams import (
     ask,
     calling,
@@ -110,6 +113,21 @@ async def test_a_forbidden_call_never_waits_and_the_model_is_told_in_the_same_tu
     assert end_of(frames)["state"] == "idle"
     assert len(told) == 1
     assert "forbidden" in told[0][1]
+
+
+async def test_names_of_any_length_stop_no_read_model(database_url: str) -> None:
+    name, step = token_hex(20_000), {"id": token_hex(20_000), "description": "d", "agent": "ask"}
+    plan = ("propose_plan", {"goal": "g", "subtasks": [step]})
+    script = in_turn(calling((name, {}), plan), [Text("Then not.")])
+    async with steered(database_url, script, projections=True) as (server, _):
+        frames = await ask(server.client, "hi", "architect", **ADA)
+        behind = "SELECT 1 FROM projections, log_head h WHERE projections.position < h.position"
+        while await asyncio.to_thread(query, database_url, behind):
+            ready = (await server.client.http.get("/health/ready")).json()
+            assert ready["projections"] == "ok"
+    (asked,) = data_of(frames, "conversation.tool_call_requested")
+    assert (asked["tool"], asked["rule"]) == (name[:128], "unknown_tool")
+    assert not data_of(frames, "conversation.plan_proposed")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tests.integration.streams import (
     refused,
     types,
 )
-from tests.serving import Client, SseFrame, serving
+from tests.serving import Client, SseFrame, serving_reads
 
 ADA = {"conversation_id": "ada"}
 
@@ -90,7 +90,7 @@ REFUSALS = [
 async def test_what_a_state_does_not_wait_for_is_refused_and_changes_nothing(
     database_url: str, state: str
 ) -> None:
-    async with serving(database_url) as server:
+    async with serving_reads(database_url) as server:
         known = await reach(server.client, state)
         before = await log_of(database_url)
         for kind, code in ((kind, code) for there, kind, code in REFUSALS if there == state):
@@ -101,7 +101,7 @@ async def test_what_a_state_does_not_wait_for_is_refused_and_changes_nothing(
 
 @pytest.mark.parametrize("state", ["awaiting_tool_results", "awaiting_decision", "plan_in_execution"])
 async def test_an_unknown_call_is_404_where_calls_are_open(database_url: str, state: str) -> None:
-    async with serving(database_url) as server:
+    async with serving_reads(database_url) as server:
         known = await reach(server.client, state)
         known.calls = ["call_unknown"]
         for kind in ("tool_result", "hitl_decision"):
@@ -111,7 +111,7 @@ async def test_an_unknown_call_is_404_where_calls_are_open(database_url: str, st
 async def test_an_unknown_plan_or_version_is_404_in_review_and_a_decided_one_409_in_execution(
     database_url: str,
 ) -> None:
-    async with serving(database_url) as server:
+    async with serving_reads(database_url) as server:
         known = await reach(server.client, "plan_in_review")
         message = known.message("plan_decision")
         for other in ({"plan_id": "other"}, {"plan_version": 2}):
@@ -135,7 +135,7 @@ async def test_an_unknown_plan_or_version_is_404_in_review_and_a_decided_one_409
 async def test_a_user_message_takes_the_place_of_what_was_open(
     database_url: str, state: str, first: list[str]
 ) -> None:
-    async with serving(database_url) as server:
+    async with serving_reads(database_url) as server:
         known = await reach(server.client, state)
         frames = await server.client.send(known.message("user_message"), **ADA)
     assert types(frames) == [*first, "model_called", "assistant_message_sent"]
@@ -146,7 +146,7 @@ async def test_a_user_message_takes_the_place_of_what_was_open(
 
 @pytest.mark.parametrize("state", ["idle", "awaiting_tool_results", "awaiting_decision", "plan_in_review"])
 async def test_a_switch_leaves_what_is_open_as_it_is(database_url: str, state: str) -> None:
-    async with serving(database_url) as server:
+    async with serving_reads(database_url) as server:
         await reach(server.client, state)
         frames = await server.client.send({"type": "switch_agent", "agent": "debug"}, **ADA)
     assert types(frames) == ["switched"]
@@ -154,7 +154,7 @@ async def test_a_switch_leaves_what_is_open_as_it_is(database_url: str, state: s
 
 
 async def test_a_conversation_that_is_reopened_goes_on(database_url: str) -> None:
-    async with serving(database_url) as server:
+    async with serving_reads(database_url) as server:
         known = await reach(server.client, "archived")
         await amend(server.client, archived=False)
         await refused(server.client, known.message("tool_result"), "call_closed", **ADA)

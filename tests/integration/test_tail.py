@@ -12,7 +12,8 @@ import psycopg
 import pytest
 
 from infrastructure.postgres.appender import Appender
-from tests.integration.saves import query, save
+from tests.asking import query
+from tests.integration.saves import save
 
 SECONDS = float(os.environ.get("MINUTEBOOK_TAIL_SECONDS", "30"))
 WRITERS = 4
@@ -20,11 +21,13 @@ Seen = list[tuple[int, str, int]]
 
 
 def append_to_the_log(url: str, seconds: float) -> None:
-    os.nice(5)  # four processes at full speed for half a minute: other tests come first
+    os.nice(5)  # other tests come first
 
     async def write(appender: Appender, until: float) -> None:
         while time.monotonic() < until:
-            await appender.append(save(count=1 + int(random() * 4)))
+            for _ in range(int(random() * 30)):
+                await appender.append(save(count=1 + int(random() * 4)))
+            await asyncio.sleep(random() / 4)  # a crowd at times, hardly anybody at others
 
     async def write_all() -> None:
         appender = Appender(url)

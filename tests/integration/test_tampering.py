@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from infrastructure.audit.leaf import COLUMNS
+from tests.asking import query
 from tests.sealing import fill, seal, sealed_checkpoints
-from tests.tampering import SIZES, Sealed, run, sealed_log, told
+from tests.tampering import ROLL_BACK, SIZES, Sealed, run, sealed_log, told
 
 
 @pytest.fixture
@@ -53,6 +55,17 @@ def test_a_changed_column_is_found_at_its_position(log: Sealed, change: str, pos
     assert f"position {position} is not what was sealed" in told(found)
     first = next(number for number, size in enumerate(SIZES, 1) if size >= position)
     assert f"checkpoint {first} ({SIZES[first - 1]} events) does not fit" in told(found)
+
+
+def test_no_column_of_the_log_is_left_out(database_url: str) -> None:
+    """A column that is added and not sealed could be changed unseen."""
+    (row,) = query(database_url, "SELECT array_agg(column_name::text) FROM information_schema.columns"
+                                 " WHERE (table_schema, table_name) = ('public', 'log')")  # fmt: skip
+    assert set(row[0]) == set(COLUMNS.split(", "))
+    changed = {
+        part.split(" = ")[0] for change in CHANGES.values() for part in change.split(", ") if " = " in part
+    }
+    assert changed | {"position"} == set(row[0])
 
 
 def test_a_changed_position_is_found(log: Sealed) -> None:
@@ -129,13 +142,6 @@ def test_a_truncated_tail_is_found_against_the_stored_checkpoints(log: Sealed) -
     found = log.verified()
     assert "the log ends at position 690, but 703 events are sealed (2 checkpoints, from 2 on)" in told(found)
     assert found.findings[0].position == 691
-
-
-ROLL_BACK = (
-    "DELETE FROM log WHERE position > 200",
-    "DELETE FROM seal_checkpoints WHERE size > 200",
-    "DELETE FROM seal_tiles",
-)
 
 
 def test_a_database_put_back_to_an_older_state_is_found_only_against_an_exported_checkpoint(

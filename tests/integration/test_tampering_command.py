@@ -8,7 +8,7 @@ import pytest
 
 from tests.command_line import minutebook
 from tests.sealing import sealed_checkpoints
-from tests.tampering import Sealed, run, sealed_log
+from tests.tampering import ROLL_BACK, Sealed, run, sealed_log
 
 
 @pytest.fixture
@@ -44,6 +44,20 @@ def test_the_command_says_what_it_checked_and_ends_with_its_verdict(log: Sealed)
     assert "THE LOG DOES NOT FIT. The first position that does not: 77." in done.stdout
 
 
+def test_a_kept_checkpoint_is_not_overwritten_by_one_of_an_older_state(log: Sealed) -> None:
+    """It is all that tells of a database that was put back, and a crontab would write over it."""
+    settings = {"database_url": log.url, "keys": log.folder / "keys"}
+    kept = log.folder / "kept.note"
+    for content in ("", sealed_checkpoints(log.url)[0].note, log.exported):
+        kept.write_text(content)
+        done = minutebook(log.folder, "audit", "checkpoint", "--export", str(kept), **settings)
+        assert (done.returncode, kept.read_text()) == (0, log.exported)
+    run(log.url, *ROLL_BACK)
+    done = minutebook(log.folder, "audit", "checkpoint", "--export", str(kept), **settings)
+    assert (done.returncode, kept.read_text(), done.stdout) == (3, log.exported, "")
+    assert "has a checkpoint of 703 events, and the newest here is of 200" in done.stderr
+
+
 def test_the_command_verifies_with_public_keys_alone(log: Sealed) -> None:
     """An auditor needs no signing key: the list of public keys will do."""
     settings = {"database_url": log.url, "keys": log.folder / "keys"}
@@ -66,8 +80,13 @@ def test_the_command_says_where_there_is_nothing_to_compare_with(database_url: s
     assert (code, said["ok"], said["compared"]) == (4, True, False)
 
 
-def test_the_command_changes_the_key(log: Sealed) -> None:
+def test_the_command_changes_the_key_but_not_one_that_others_can_read(log: Sealed) -> None:
     settings = {"database_url": log.url, "keys": log.folder / "keys"}
+    (log.folder / "keys/signing.key").chmod(0o644)
+    refused = minutebook(log.folder, "audit", "rotate-key", **settings)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "others can read the file" in refused.stderr
+    (log.folder / "keys/signing.key").chmod(0o600)
     done = minutebook(log.folder, "audit", "rotate-key", "--json", **settings)
     said = json.loads(done.stdout)
     assert (said["size"], said["handed_over"]) == (703, True)

@@ -54,6 +54,21 @@ async def test_the_sweep_abandons_what_has_expired_and_nothing_else(turns: Turns
     assert await turns.find(other.turn_id, "ada") == other
 
 
+async def test_a_turn_is_freed_when_its_lease_has_run_out_and_not_before(
+    turns: Turns, elsewhere: Turns, pool: Pool
+) -> None:
+    row = await accepted(turns)
+    other = await accepted(turns, asked(conversation_id="c2"))
+    await elsewhere.free("t1")
+    assert await turns.find("t1", "ada") == row
+    await expire(pool, "t1")
+    await elsewhere.free("t1")
+    freed = await turns.find("t1", "ada")
+    assert freed
+    assert (freed.state, freed.code) == ("abandoned", "turn_abandoned")
+    assert await turns.find(other.turn_id, "ada") == other
+
+
 async def test_a_renewed_lease_lasts(pool: Pool) -> None:
     turns = PostgresTurns(pool, "node-1", LEASE_S)
     await accepted(turns)

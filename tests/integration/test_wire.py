@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from infrastructure.postgres.wire import Wire
-from tests.integration.saves import query
+from tests.asking import query
 
 INT4 = 23
 

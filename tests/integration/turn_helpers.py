@@ -4,8 +4,6 @@ import uuid
 from dataclasses import replace
 from typing import Any
 
-import psycopg
-
 from application.ports import Accepted, TurnRequest, TurnRow, Turns
 from infrastructure.postgres.pool import Pool
 
@@ -37,13 +35,6 @@ async def execute(pool: Pool, statement: str, *values: Any) -> list[tuple[Any, .
     async with pool.connection() as connection:
         cursor = await connection.execute(statement.encode(), values)
         return await cursor.fetchall() if cursor.description else []
-
-
-def execute_now(url: str, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-    """Run one statement on a connection of its own, blocking."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        cursor = connection.execute(statement.encode(), values)
-        return cursor.fetchall() if cursor.description else []
 
 
 async def expire(pool: Pool, turn_id: str) -> None:

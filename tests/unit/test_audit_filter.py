@@ -14,6 +14,7 @@ from application.event_types import EVENT_TYPES
     ("query", "sentence"),
     [
         ({"types": ["conversation.tool_called"]}, "no event type is called 'conversation.tool_called'"),
+        ({"types": ["switched"]}, "no event type is called 'switched'; they read as agent.switched"),
         ({"actor": "ada"}, "it reads user:<subject>, agent:<name> or system"),
         ({"actor": "user:ada", "agent": "coder"}, "give actor or agent, not both"),
         ({"since": "yesterday"}, "it is a time as 2026-03-01"),
@@ -62,7 +63,7 @@ def test_a_place_is_a_position_or_a_time() -> None:
     assert place_of("at", "12") == 12
     assert place_of("at", "2026-03-01") == datetime(2026, 3, 1, tzinfo=UTC)
     for wrong in ("9" * 30, "later", "", "-1", "1.5"):
-        with pytest.raises(InvalidFilterError):
+        with pytest.raises(InvalidFilterError, match=r"it is a position"):
             place_of("at", wrong)
 
 

@@ -1,6 +1,6 @@
 """A reader who keeps up is sent what is new at once; everybody else gets it through their queue, once."""
 
-from application.live import Batch, FeedItem, Subscription
+from application.subscription import Batch, FeedItem, Subscription
 
 
 def batch(*positions: int) -> Batch:

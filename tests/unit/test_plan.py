@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.errors import InvalidPlanError
-from domain.plan import MAX_SUBTASKS, Plan, Subtask, checked_subtasks
+from domain.plan import MAX_SUBTASK_ID, MAX_SUBTASKS, Plan, Subtask, checked_subtasks
 
 
 def task(name: str, *depends_on: str) -> dict[str, Any]:
@@ -68,6 +68,7 @@ def test_the_running_subtask_stays_the_next_one_until_it_is_done() -> None:
         ([{**task("s1"), "agent": ""}], "needs an id"),
         ([{**task("s1"), "description": "  "}], "needs an id"),
         ([{**task("s1"), "id": 1}], "needs an id"),
+        ([task("s" * (MAX_SUBTASK_ID + 1))], "more than 128 characters"),
         ([{**task("s1"), "depends_on": "s1"}], "list of subtask ids"),
         ([{**task("s1"), "depends_on": [1]}], "list of subtask ids"),
         ([{**task("s1"), "depends_on": 5}], "list of subtask ids"),
@@ -93,6 +94,10 @@ def test_a_subtask_may_depend_on_nothing(depends_on: Any) -> None:
 
 def test_the_most_subtasks_allowed_are_not_refused() -> None:
     assert len(checked_subtasks([task(f"s{n}") for n in range(MAX_SUBTASKS)])) == MAX_SUBTASKS
+
+
+def test_the_longest_id_allowed_is_not_refused() -> None:
+    assert checked_subtasks([task("s" * MAX_SUBTASK_ID)])
 
 
 def test_a_subtask_reads_back_as_it_was_written() -> None:

@@ -11,10 +11,11 @@ import pytest
 
 from application.errors import StoreUnavailableError
 from application.frames import COMMITTED, DELTA, FAILED, Frame, frame
-from application.live import FeedItem, LiveFeed
+from application.live import LiveFeed
 from application.ports import Limits, TurnRow
 from application.sharing import Chunk, Mirrors, Sharer
 from application.stream import TurnStream
+from application.subscription import FeedItem
 
 FIRST = TurnRow(
     turn_id="t-1",
