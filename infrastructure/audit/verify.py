@@ -143,7 +143,7 @@ class Verification:
         if len(starts) < 2 or self._workers < 2:
             yield (RangeCheck(connection, task, start).run() for start in starts)
             return
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
         pool = ProcessPoolExecutor(
             self._workers, mp_context=context, initializer=begin_worker, initargs=(task,)
         )

@@ -1,7 +1,6 @@
 """One part of a rebuild: the log read through COPY, folded in memory, written through COPY."""
 
 import gc
-import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator
@@ -145,8 +144,7 @@ def load_part(
 
 def _stay_with_parent() -> None:
     """End this process where it is a worker and the one that started it is gone."""
-    parent = parent_process()
-    if parent and parent.pid != os.getppid():
+    if (parent := parent_process()) and not parent.is_alive():
         sys.exit()
 
 

@@ -174,7 +174,7 @@ class Rebuild:
     @contextmanager
     def _working(self, generation: int, parts: list[Any]) -> Iterator[dict[Connection, int]]:
         """Run a process for each part; none is left behind, and none needs to be heard out."""
-        context = get_context("spawn")
+        context = get_context("forkserver")
         processes, reports = [], dict[Connection, int]()
         for part, position, target in parts:
             ours, theirs = context.Pipe(duplex=False)

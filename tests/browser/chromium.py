@@ -24,6 +24,8 @@ FLAGS: Final = (
 )  # fmt: skip
 DESK: Final = (1360, 860)
 PHONE: Final = (360, 740)
+# A browser that starts on a busy machine; whoever waits this long has waited for nothing.
+PATIENCE_S: Final = 90
 _KEYS: Final = {"Enter": ("Enter", 13, "\r"), "Escape": ("Escape", 27, ""), "Tab": ("Tab", 9, "")}
 
 
@@ -60,7 +62,7 @@ class Browser:
         said = {"id": number, "method": method, "params": params}
         self._socket.send(json.dumps(said | ({"sessionId": session} if session else {})))
         while True:
-            heard = json.loads(self._socket.recv(timeout=30))
+            heard = json.loads(self._socket.recv(timeout=PATIENCE_S))
             if heard.get("id") == number:
                 assert "error" not in heard, f"{method}: {heard['error']}"
                 return heard["result"]
@@ -100,7 +102,7 @@ class Page:
         assert "exceptionDetails" not in answer, f"{expression}: {answer['exceptionDetails']}"
         return answer["result"].get("value")
 
-    def wait(self, expression: str, timeout_s: float = 15.0) -> Any:
+    def wait(self, expression: str, timeout_s: float = 45.0) -> Any:
         """Wait until an expression is true and return its value; shows the page's text where it never is."""
         deadline = time.monotonic() + timeout_s
         while not (value := self.run(expression)):
@@ -110,7 +112,7 @@ class Page:
             time.sleep(0.03)
         return value
 
-    def wait_text(self, text: str, where: str = "#transcript", timeout_s: float = 15.0) -> None:
+    def wait_text(self, text: str, where: str = "#transcript", timeout_s: float = 45.0) -> None:
         """Wait until an element's text contains this."""
         self.wait(f"document.querySelector({_js(where)})?.innerText.includes({_js(text)})", timeout_s)
 
@@ -126,13 +128,16 @@ class Page:
 
     def go(self, url: str) -> None:
         """Open an address and wait until the page and its scripts have been read."""
-        self.call("Page.navigate", url=url)
-        self.wait("document.readyState === 'complete'")
+        self._renew("Page.navigate", url=url)
 
     def reload(self) -> None:
+        self._renew("Page.reload")
+
+    def _renew(self, method: str, **params: Any) -> None:
+        """Wait for the new page: what was there may still answer for a moment."""
         self.run("window.isOld = true")
-        self.call("Page.reload")
-        self.wait("!window.isOld && document.readyState === 'complete'")
+        self.call(method, **params)
+        self.wait("!window.isOld && document.readyState === 'complete'", 60)
 
     def resize(self, size: tuple[int, int], *, is_dark: bool = False) -> None:
         """Give the window a size, and the system its colours."""
@@ -198,7 +203,7 @@ def chromium(folder: Path) -> Iterator[Browser]:
             stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     try:
-        with connect(_address(folder, process), max_size=None, open_timeout=20) as socket:
+        with connect(_address(folder, process), max_size=None, open_timeout=PATIENCE_S) as socket:
             yield Browser(socket)
     finally:
         with suppress(ProcessLookupError):
@@ -209,7 +214,7 @@ def chromium(folder: Path) -> Iterator[Browser]:
 def _address(folder: Path, process: subprocess.Popen[bytes]) -> str:
     """Wait until the browser has written where it listens."""
     file = folder / "profile" / "DevToolsActivePort"
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline and process.poll() is None:
         if file.exists() and len(lines := file.read_text().split()) == 2:
             return f"ws://127.0.0.1:{lines[0]}{lines[1]}"
