@@ -22,13 +22,15 @@ class LoopWatch:
     `blocks` has one text for each time the loop did not answer for `limit_s` although it was running: how
     long, and the stack that kept it. Time in which the machine gave the thread no processor does not count;
     where it does not tell, a crowded machine is given that much more time. Nor does garbage collection, nor
-    a machine that stood still: the watching thread was late, too, and the process had done nothing.
+    a machine that stood still: the watching thread was late, too, and the process had done nothing. What the
+    thread computed counts as what it would have taken on a machine of its own, about; what it slept, in full.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limit_s: float = LIMIT_S) -> None:
         self._loop, self._limit_s = loop, limit_s
         self._watched = threading.get_ident()
         self._statistics = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
+        self._computing = time.pthread_getcpuclockid(self._watched)
         self._ended, self._asking = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._watch, name="loop-watch", daemon=True)
         self._collecting_since, self._collected_s = 0.0, 0.0
@@ -63,6 +65,7 @@ class LoopWatch:
         answer, stack = threading.Event(), ""
         since, collected = time.monotonic(), self._collected_s
         unserved, still = self._unserved_s(), self._still_s
+        computed = time.clock_gettime(self._computing)
         try:
             self._loop.call_soon_threadsafe(answer.set)
         except RuntimeError:  # closed between the look and the question
@@ -73,9 +76,12 @@ class LoopWatch:
             if not stack and time.monotonic() - since > self._limit_s:
                 stack = self._stack()
         waited = max(self._unserved_s() - unserved, self._still_s - still)
-        blocked = time.monotonic() - since - waited - (self._collected_s - collected)
+        collecting = self._collected_s - collected
+        computing = max(0.0, time.clock_gettime(self._computing) - computed - collecting)
+        asleep = max(0.0, time.monotonic() - since - waited - collecting - computing)
+        blocked = (asleep if self._statistics.exists() else asleep / _crowd()) + computing / _crowd()
         # Without a stack nothing of ours was running: the loop waited in its selector for a processor.
-        if stack and blocked > self._limit_s * self._crowd():
+        if stack and blocked > self._limit_s:
             self.blocks.append(f"The event loop was blocked for {blocked:.3f} s, in:\n{stack}")
 
     def _waited(self, answer: threading.Event) -> bool:
@@ -100,15 +106,14 @@ class LoopWatch:
         else:
             self._collected_s += time.monotonic() - self._collecting_since
 
-    def _crowd(self) -> float:
-        """Say how many want each processor, where the system does not tell how long this thread waited."""
-        if self._statistics.exists():
-            return 1.0
-        return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-
     def _unserved_s(self) -> float:
         """Say how long the watched thread has waited for a processor; 0 where the system does not tell."""
         try:
             return int(self._statistics.read_text().split()[1]) / 1e9
         except (OSError, IndexError):
             return 0.0
+
+
+def _crowd() -> float:
+    """Say how many want each processor."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))

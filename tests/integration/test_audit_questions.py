@@ -174,7 +174,7 @@ async def test_what_was_running_when_a_server_died_and_what_failed_is_told(
             "message": {"type": "user_message", "content": "long 500"}}  # fmt: skip
     try:
         await asyncio.to_thread(server.start)
-        async with httpx.AsyncClient(base_url=server.url) as http:
+        async with httpx.AsyncClient(base_url=server.url, verify=False) as http:
             failing = {"turn_id": "t-fails", "message": {"type": "user_message", "content": "rate limit"}}
             assert "turn.failed" in (await http.post("/v1/messages/stream", json=failing)).text
             async with http.stream("POST", "/v1/messages/stream", json=body) as response:
@@ -183,7 +183,7 @@ async def test_what_was_running_when_a_server_died_and_what_failed_is_told(
                 await asyncio.to_thread(server.kill)
         await asyncio.to_thread(server.start)
         await asyncio.to_thread(_until_abandoned, database_url)
-        async with httpx.AsyncClient(base_url=server.url) as http:
+        async with httpx.AsyncClient(base_url=server.url, verify=False) as http:
             await _judge_turns(http, middle)
         words = ("abandoned", "running", "failed")
         told = [await asyncio.to_thread(asked, server_folder, database_url, word) for word in words]

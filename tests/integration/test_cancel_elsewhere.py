@@ -25,7 +25,7 @@ async def nodes_on(provider: OpenAIServer, database_url: str, folder: Path) -> A
     try:
         await asyncio.gather(*(asyncio.to_thread(one.start, 0, 60) for one in processes))
         async with AsyncExitStack() as stack:
-            clients = [httpx.AsyncClient(base_url=one.url, timeout=30) for one in processes]
+            clients = [httpx.AsyncClient(base_url=one.url, timeout=30, verify=False) for one in processes]
             for http in clients:
                 await stack.enter_async_context(http)
             yield [Node(process, Client(http)) for process, http in zip(processes, clients, strict=True)]
@@ -79,7 +79,7 @@ async def killed_while_it_speaks(database_url: str, folder: Path, lease_s: float
         try:
             await asyncio.to_thread(process.start)
             async with (
-                httpx.AsyncClient(base_url=process.url, timeout=30) as http,
+                httpx.AsyncClient(base_url=process.url, timeout=30, verify=False) as http,
                 begun(Node(process, Client(http)), "slow 60", turn_id="t", conversation_id="c"),
             ):
                 await asyncio.to_thread(process.kill)

@@ -220,7 +220,7 @@ async def own_server(folder: Path) -> AsyncIterator[Client]:
     process = ServerProcess(folder, demo_delay_s=0)
     await asyncio.to_thread(process.start)
     try:
-        async with httpx.AsyncClient(base_url=process.url, timeout=60) as http:
+        async with httpx.AsyncClient(base_url=process.url, timeout=60, verify=False) as http:
             yield Client(http)
     finally:
         await asyncio.to_thread(process.stop)

@@ -22,7 +22,7 @@ async def test_ready_says_when_the_database_is_gone_and_recovers_by_itself(serve
     with EmbeddedPostgres(server_folder / "store") as postgres:
         server = ServerProcess(server_folder, database_url=postgres.start(), demo_delay_s=0)
         with server:
-            async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+            async with httpx.AsyncClient(base_url=server.url, timeout=30, verify=False) as http:
                 ready = await http.get("/health/ready")
                 assert ready.json() | {"status": "ok", "server": "ok", "database": "ok"} == ready.json()
                 await Client(http).say("help")
@@ -45,7 +45,7 @@ async def test_a_database_that_is_frozen_is_not_waited_for(server_folder: Path) 
         server = ServerProcess(server_folder, database_url=postgres.start())
         with server:
             frozen = servers_over(server_folder)
-            async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+            async with httpx.AsyncClient(base_url=server.url, timeout=30, verify=False) as http:
                 try:
                     _signal_all(frozen, signal.SIGSTOP)
                     for _ in range(3):
@@ -83,7 +83,7 @@ async def test_while_shutting_down_nothing_new_begins_and_what_runs_ends(
     database_url: str, server_folder: Path
 ) -> None:
     with ServerProcess(server_folder, database_url=database_url, demo_delay_s=0.05) as server:
-        async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+        async with httpx.AsyncClient(base_url=server.url, timeout=30, verify=False) as http:
             running = asyncio.create_task(Client(http).say("long 80", conversation_id="last", turn_id="t"))
             await eventually(lambda: _runs(http, "t"), 20)
             assert server._process

@@ -57,7 +57,9 @@ async def stalling_server(folder: Path, database_url: str) -> AsyncIterator[tupl
         )
         await asyncio.to_thread(server.start)
         try:
-            async with httpx.AsyncClient(base_url=server.url, timeout=100, limits=limits) as http:
+            async with httpx.AsyncClient(
+                base_url=server.url, timeout=100, limits=limits, verify=False
+            ) as http:
                 yield stalling, Client(http)
         finally:
             await asyncio.to_thread(server.stop)

@@ -83,7 +83,7 @@ async def judge(
     assert shown(read) == shown(kept), "out of order, or twice, or not what was said"
     stored = [frame for frame in told if "position" in frame.data or frame.is_final]
     assert shown(read[-len(stored) :]) == shown(stored)
-    async with httpx.AsyncClient(base_url=process.url, timeout=60) as http:
+    async with httpx.AsyncClient(base_url=process.url, timeout=60, verify=False) as http:
         assert shown(await Client(http).read_turn("t")) == shown(stored)
     log = await asyncio.to_thread(read_log, database_url)
     assert [(row.position, row.type, row.data) for row in log] == [
@@ -95,8 +95,11 @@ async def judge(
 async def test_a_turn_is_whole_although_its_server_is_restarted_in_order_meanwhile(
     database_url: str, tmp_path: Path, also: str
 ) -> None:
-    async with two_servers(database_url, tmp_path) as (one, other), httpx.AsyncClient(timeout=60) as http:
-        client = Client(httpx.AsyncClient(base_url=one.url, timeout=60))
+    async with (
+        two_servers(database_url, tmp_path) as (one, other),
+        httpx.AsyncClient(timeout=60, verify=False) as http,
+    ):
+        client = Client(httpx.AsyncClient(base_url=one.url, timeout=60, verify=False))
         async with client.http:
             saying = asyncio.create_task(client.say(ENDLESS, conversation_id="c", turn_id="t"))
             await eventually(lambda: is_accepted(http, one.url))
@@ -128,7 +131,10 @@ async def is_closing(http: httpx.AsyncClient, url: str) -> bool:
 async def test_a_turn_is_whole_although_its_server_is_killed_meanwhile(
     database_url: str, tmp_path: Path, retried: str
 ) -> None:
-    async with two_servers(database_url, tmp_path) as (one, other), httpx.AsyncClient(timeout=60) as http:
+    async with (
+        two_servers(database_url, tmp_path) as (one, other),
+        httpx.AsyncClient(timeout=60, verify=False) as http,
+    ):
         saying = asyncio.create_task(first_attempt(http, one.url))
         await eventually(lambda: is_accepted(http, other.url))
         reader = CutReader(http, [one.url, other.url], "t")

@@ -1,6 +1,7 @@
 """The watch that fails tests which block their event loop, watched itself."""
 
 import asyncio
+import os
 import selectors
 import signal
 import subprocess
@@ -105,3 +106,22 @@ async def test_a_wait_in_a_selector_inside_a_task_is_a_block() -> None:
         waiting.select(0.8)
         await asyncio.sleep(0.1)
         assert len(watch.take_blocks()) == 1
+
+
+def test_what_is_computed_on_a_crowded_machine_counts_for_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    def computed() -> list[str]:
+        async def busy() -> list[str]:
+            with LoopWatch(asyncio.get_running_loop(), limit_s=0.2) as watch:
+                await asyncio.sleep(0.05)
+                until = time.thread_time() + 0.5
+                while time.thread_time() < until:
+                    pass
+                await asyncio.sleep(0.1)
+            return watch.blocks
+
+        return asyncio.run(busy())
+
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
+    assert len(computed()) == 1
+    monkeypatch.setattr("os.getloadavg", lambda: (10.0 * (os.cpu_count() or 1), 0.0, 0.0))
+    assert computed() == []
