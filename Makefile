@@ -22,7 +22,7 @@ help: ## Show this list.
 run: $(VENV)/.runtime ## Install what is needed, start Minutebook with its own PostgreSQL, and say where it listens.
 	@trap : INT; $(BIN)/minutebook serve $(ARGS); status=$$?; [ $$status -eq 130 ] || exit $$status
 
-test: check ## Run every check and every test against a real PostgreSQL, and show the branch coverage.
+test: check $(VENV)/.compiled ## Run every check and every test against a real PostgreSQL, and show the branch coverage.
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report=term $(ARGS)
 
 check: $(VENV)/.dev ## Check style, format, types and layers without running a test.
@@ -66,6 +66,11 @@ $(VENV)/.runtime: requirements.lock pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.runtime requirements-dev.lock
 	@$(PIP) -r requirements-dev.lock
+	@touch $@
+
+# Once, where every test process would otherwise compile all of it for itself, at the same moment.
+$(VENV)/.compiled: $(VENV)/.dev
+	@$(BIN)/python -m pytest --collect-only --quiet >$(VENV)/collected || { cat $(VENV)/collected; exit 1; }
 	@touch $@
 
 .venv-bench/.installed: requirements-bench.lock
