@@ -141,7 +141,7 @@ class ModelAuthError(ModelError):
 
 
 class AnswerLimitReachedError(ModelError):
-    """The model's answer is larger than {limit} bytes, which is the limit."""
+    """The model's answer is more than {limit}, which is the limit."""
 
     code = "answer_limit_reached"
     retryable = True

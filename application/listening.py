@@ -13,6 +13,8 @@ from application.turn import Kit, Turn
 # So many deltas go out one by one in each window; what comes faster than anybody reads is joined.
 WINDOW_S: Final = 0.05
 AT_ONCE: Final = 50
+# Each becomes an event, all in one go: thousands would keep everybody waiting, and nobody decides on them.
+MOST_CALLS: Final = 256
 # A model that never makes us wait would keep everything else waiting.
 FAIR_S: Final = 0.005
 
@@ -52,6 +54,9 @@ async def _fill(answer: Answer, deltas: "Deltas", request: ModelRequest, kit: Ki
                 if answer.limit:
                     return
             elif isinstance(chunk, ToolCall):
+                if len(answer.calls) == MOST_CALLS:
+                    _end(answer, f"{MOST_CALLS} tool calls")
+                    return
                 answer.calls.append(chunk)
             else:
                 answer.finished = chunk
@@ -68,9 +73,13 @@ def _fitting(text: str, answer: Answer, limit: int) -> str:
         answer.bytes += len(data)
         return text
     answer.bytes = limit
+    _end(answer, f"{limit} bytes")
+    return data[:room].decode(errors="ignore")
+
+
+def _end(answer: Answer, limit: str) -> None:
     answer.truncated = True
     answer.limit = AnswerLimitReachedError(limit=limit)
-    return data[:room].decode(errors="ignore")
 
 
 class Deltas:

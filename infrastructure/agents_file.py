@@ -11,6 +11,7 @@ from application.agents import BUILT_IN_TOOLS, AgentProfile, AgentRoster, Effect
 from application.language_model import Tool
 
 DEFAULT_AGENTS = Path(__file__).with_name("agents.toml")
+MOST_BYTES = 1024 * 1024
 
 # Providers take no other names for tools; agents keep to the same.
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -26,12 +27,20 @@ def load_agents(path: Path | None = None) -> AgentRoster:
     """Read the agents of a server from this file, or the set that ships. Raises `AgentsFileError`."""
     path = path or DEFAULT_AGENTS
     try:
-        return read_agents(path.read_text(encoding="utf-8"))
+        return read_agents(_text_of(path))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise AgentsFileError(f"The agents file {path} cannot be read: {reason}.") from None
     except AgentsFileError as error:
         raise AgentsFileError(f"The agents file {path}: {error}") from None
+
+
+def _text_of(path: Path) -> str:
+    with path.open("rb") as file:  # a device or a pipe may have no end
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise AgentsFileError(f"it is larger than {MOST_BYTES} bytes.")
+    return data.decode()
 
 
 def read_agents(text: str) -> AgentRoster:
@@ -40,6 +49,8 @@ def read_agents(text: str) -> AgentRoster:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise AgentsFileError(f"it is not valid TOML: {error}.") from None
+    except RecursionError:
+        raise AgentsFileError("it is nested too deeply.") from None
     _no_others(table, "the file", {"first", "rules", "tools", "agents"})
     rules = [
         _rule(number, rule) for number, rule in enumerate(_field(table, "the file", "rules", list, []), 1)

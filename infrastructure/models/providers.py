@@ -104,7 +104,7 @@ class ProviderModels:
                 if text := text_of(event):
                     yield TextDelta(text)
                 elif (room := room - unsaid_bytes(event)) < 0:
-                    raise errors.AnswerLimitReachedError(limit=self._answer_bytes)
+                    raise errors.AnswerLimitReachedError(limit=f"{self._answer_bytes} bytes")
             for chunk in end_of(model, stream):
                 yield chunk
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from application.language_model import Finished, ModelChunk, ModelRequest, Said, TextDelta
-from application.listening import AT_ONCE, WINDOW_S
+from application.listening import AT_ONCE, MOST_CALLS, WINDOW_S
 from tests.integration.streams import data_of, end_of, ended, in_turn, log_of, rows, steered, types, until
 from tests.openai_pieces import CallPiece, Pause, Piece, Text
 from tests.openai_server import ChatRequest, OpenAIServer, Script
@@ -123,6 +123,18 @@ async def test_calls_above_the_limit_fail_the_turn_and_leave_nothing(database_ur
         await until(lambda: model.disconnects)
         assert await log_of(database_url) == []
     assert (end_of(frames)["code"], end_of(frames)["retryable"]) == ("answer_limit_reached", True)
+
+
+@pytest.mark.parametrize(("count", "code"), [(MOST_CALLS, None), (MOST_CALLS + 1, "answer_limit_reached")])
+async def test_more_calls_than_a_person_decides_on_fail_the_turn(
+    database_url: str, count: int, code: str | None
+) -> None:
+    calls = [CallPiece(number, "{}", f"call_{number}", "read_file") for number in range(count)]
+    async with steered(database_url, in_turn(calls)) as (server, _):
+        frames = await server.client.say("call")
+        assert end_of(frames).get("code") == code
+        assert bool(await log_of(database_url)) == (code is None)
+    assert types(frames).count("tool_call_requested") == (count if code is None else 0)
 
 
 # --- for ever --------------------------------------------------------------------------------------
