@@ -20,7 +20,12 @@ from typing import IO, Any
 FORKS = multiprocessing.get_context("forkserver")
 # Not `api.cli` itself: its console takes its width from the environment when it is made.
 FORKS.set_forkserver_preload(
-    ["api.server", "api.app", "api.cli_audit", "api.cli_projections", "typer", "uvloop"]
+    ["api.server", "api.app", "typer", "uvloop", "rich.table", "rich.progress"]
+    + [
+        f"api.cli_{name}"
+        for name in ("audit", "audit_questions", "erase", "export", "import", "projections", "verify")
+    ]
+    + ["tests.frozen"]
 )
 
 
