@@ -1,4 +1,4 @@
-"""Imported last by the process that others are forked from: what is there stays, and none of them looks through it."""
+"""Imported last by the process that others are forked from: what is there is never looked through again."""
 
 import gc
 
