@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     model_timeout_s: Seconds = Field(120.0, description="The longest silence of a model.")
     demo_delay_s: float = Field(0.02, ge=0, le=10, description="The demo model's pause between two words.")
     agents: Path | None = Field(None, description="The TOML file with the agents and the policy.")
-    lease_s: Annotated[float, Field(ge=0.1, le=86_400)] = Field(
+    lease_s: Annotated[float, Field(ge=1, le=86_400)] = Field(
         15.0, description="How long a turn of a server that died keeps its conversation."
     )
     grace_s: float = Field(10.0, ge=0, le=3600, description="How long turns may finish at shutdown.")

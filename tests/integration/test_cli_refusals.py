@@ -69,7 +69,7 @@ def test_what_cannot_be_written_is_one_sentence(words: str, database_url: str, t
         ({"zzzzzz": "1"}, "There is no setting MINUTEBOOK_ZZZZZZ"),
         ({"agents": "/no/such/agents.toml"}, "agents.toml"),
         ({"agents": "/dev/zero"}, "/dev/zero: it is larger than 1048576 bytes"),
-        ({"lease_s": "0.000001"}, "MINUTEBOOK_LEASE_S: Input should be greater than or equal to 0.1"),
+        ({"lease_s": 0.9}, "MINUTEBOOK_LEASE_S: Input should be greater than or equal to 1"),
         ({"model": "openai:gpt-4o"}, "OPENAI_API_KEY"),
         ({"model": "nobody"}, "There is no model called 'nobody'"),
     ],
