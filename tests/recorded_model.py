@@ -3,22 +3,12 @@
 import asyncio
 import re
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from application.language_model import (
-    CallMade,
-    Finished,
-    ModelChunk,
-    ModelMessage,
-    ModelRequest,
-    Said,
-    TextDelta,
-    ToolCall,
-)
-from tests.openai_pieces import Piece, Text, recorded
+from tests.openai_pieces import Piece, recorded
 from tests.openai_server import ChatRequest
 
 Message = Mapping[str, Any]
@@ -53,16 +43,6 @@ class RecordedModel:
         """Answer as an OpenAI server."""
         return recorded(self._answer_to(request.messages), PIECE)
 
-    async def answer(self, request: ModelRequest) -> AsyncGenerator[ModelChunk, None]:
-        """Answer without a provider between: as a language model of this process."""
-        answer = self._answer_to(told(request.messages))
-        for piece in recorded(answer, PIECE):
-            if isinstance(piece, Text):
-                yield TextDelta(piece.text)
-        for call in answer.get("tool_calls") or ():
-            yield ToolCall(call["id"], call["name"], call["arguments"])
-        yield Finished("tool_calls" if answer.get("tool_calls") else "stop", 7, 5)
-
     def _answer_to(self, messages: Sequence[Message]) -> Message:
         words = str(messages[-1].get("content") or "").strip()
         if mark := MARK.search(words):
@@ -73,22 +53,6 @@ class RecordedModel:
             self.malformed.append(f"nobody said: {words}")
             return {"role": "assistant", "content": "Nobody said that."}
         return self._answers[words]
-
-
-def told(history: Sequence[ModelMessage]) -> list[dict[str, Any]]:
-    """Say what a model may know in the form of OpenAI's chat; calls go with the answer before them."""
-    messages: list[dict[str, Any]] = []
-    for message in history:
-        if isinstance(message, Said):
-            messages.append({"role": message.role, "content": message.content})
-        elif isinstance(message, CallMade):
-            if not messages or messages[-1]["role"] != "assistant":
-                messages.append({"role": "assistant"})
-            messages[-1].setdefault("tool_calls", []).append({"id": message.model_call_id})
-        else:
-            result = {"tool_call_id": message.model_call_id, "content": message.content}
-            messages.append({"role": "tool", **result})
-    return messages
 
 
 def problems_of(messages: Sequence[Message]) -> list[str]:

@@ -53,8 +53,6 @@ async def replayed(
             model_base_url=openai.base_url,
             model_api_key="k",
             view_tokens=view_tokens,
-            # To be asked as a provider is takes a third of the time, and is shown by the plain ones.
-            answering=model if rough else None,
         ) as server,
     ):
         person = Person(server.client, rough=rough)
