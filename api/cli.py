@@ -28,8 +28,10 @@ from api import (
     log_output,
 )
 from api.bootstrap.database import database
+from api.bootstrap.keys import check_master_key
 from api.bootstrap.models import check_settings
 from api.bootstrap.operator import operator_turns
+from api.bootstrap.seals import check_signing_key
 from api.cli_once import CommandLine
 from api.cli_tables import add_to, print_table, table_of
 from api.settings import Settings, SettingsError, read_settings
@@ -201,12 +203,17 @@ cli.command(epilog="Try `minutebook erase CONVERSATION --reason 'asked for by th
     epilog="Exit code 0: all is well. 2: a setting is wrong; the sentence on standard error says which."
 )
 def doctor(as_json: Json = False) -> None:
-    """Check the settings, the agents, the models and the database; print every setting, keys left out."""
+    """Check settings, agents, models, database and its keys; print every setting, but no secret.
+
+    A database that has no keys yet gets them from the first `serve`.
+    """
     settings = read_settings()
     check_settings(settings)
     values = {f"MINUTEBOOK_{name.upper()}": _as_set(value) for name, value in settings}
     with database(settings) as url, psycopg.connect(url) as connection:
         version = connection.info.server_version
+        check_master_key(settings, url)
+        check_signing_key(settings, url)
     if as_json:
         print(json.dumps({"settings": values, "postgresql": version // 10_000, "ok": True}))
         return

@@ -2,16 +2,15 @@
 
 import asyncio
 import json
-import sys
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, TextColumn
 
 from api.bootstrap.database import database
 from api.bootstrap.erasing import Progress as Step
 from api.bootstrap.erasing import erase_conversation, scrub_erased
+from api.cli_progress import progress
 from api.settings import read_settings
 from application.erasing import said
 
@@ -49,9 +48,7 @@ def erase(
 
 def _scrub(settings: Any, url: str, as_json: bool) -> list[str]:
     columns = (TextColumn("{task.description}"), BarColumn())
-    with Progress(
-        *columns, console=Console(stderr=True), transient=True, disable=as_json or not sys.stderr.isatty()
-    ) as bars:
+    with progress(*columns, is_wanted=not as_json) as bars:
         bar = bars.add_task("scrubbing", total=1)
 
         def show(step: Step) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, TextColumn
 
 from api.bootstrap.database import database
 from api.bootstrap.exports import check_export, prove_export, write_export
 from api.bootstrap.kept import checkpoints_in, verifiers_in
+from api.cli_progress import progress
 from api.exit_codes import DOES_NOT_FIT, INTERRUPTED, NOTHING_TO_COMPARE
 from api.interrupting import until_interrupted
 from api.settings import SettingsError, read_settings
@@ -161,14 +161,14 @@ def _bar(what: str, as_json: bool) -> Iterator[Show]:
         yield _JsonLines()
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, said="")
+    with progress(*columns) as bars:
+        task = bars.add_task(what, said="")
 
         def show(phase: str, at: int, target: int, started_at: int) -> None:
             rate = (at - started_at) / max(time.monotonic() - began, 0.001)
             left = f", {(target - at) / rate:.0f} s to go" if rate > 0 else ""
             said = f"{at:,} of {target:,}, {rate:,.0f}/s{left}"
-            progress.update(task, description=phase, completed=at, total=max(target, 1), said=said)
+            bars.update(task, description=phase, completed=at, total=max(target, 1), said=said)
 
         yield show
 

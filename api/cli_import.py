@@ -10,13 +10,13 @@ from typing import Annotated, Any, BinaryIO
 
 import typer
 import uvloop
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, TextColumn
 
 from api.bootstrap.database import database
 from api.bootstrap.exports import is_export, restore_export
 from api.bootstrap.imports import open_import_log
 from api.bootstrap.models import roster_of
+from api.cli_progress import progress
 from api.settings import Settings, SettingsError, read_settings
 from application.chats import read_chats
 from application.errors import AgentNotFoundError, InvalidJsonError
@@ -72,14 +72,14 @@ def _restore(file: Path, as_json: bool) -> None:
     settings = read_settings()
     with (
         database(settings) as url,
-        Progress(*columns, console=Console(stderr=True), transient=True) as progress,
+        progress(*columns) as bars,
     ):
-        bar = progress.add_task("", events=0)
+        bar = bars.add_task("", events=0)
         count = restore_export(
             settings,
             url,
             file,
-            lambda events, at, of: progress.update(bar, events=events, completed=at, total=of),
+            lambda events, at, of: bars.update(bar, events=events, completed=at, total=of),
         )
     print(json.dumps({"restored": count}) if as_json else f"{count:,} events, as they were exported.")
 
@@ -115,12 +115,12 @@ async def _import(
 ) -> None:
     columns = (TextColumn("importing"), BarColumn(), TextColumn("{task.fields[count]:,} conversations"))
     async with open_import_log(settings, url) as log:
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            bar, count = progress.add_task("", total=None, count=0), 0
+        with progress(*columns) as bars:
+            bar, count = bars.add_task("", total=None, count=0), 0
             while some := list(islice(chats, AT_ONCE)):
                 await asyncio.gather(*(_one(chat, importing, log, counts) for chat in some))
                 count += len(some)
-                progress.update(bar, count=count)
+                bars.update(bar, count=count)
 
 
 async def _one(chat: tuple[int, Any], importing: Importing, log: ImportLog, counts: dict[str, int]) -> None:

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, TextColumn
 
 from api.bootstrap.database import database
 from api.bootstrap.projections import (
@@ -20,6 +19,7 @@ from api.bootstrap.projections import (
     verify_projection,
 )
 from api.bootstrap.projections import Progress as Step
+from api.cli_progress import progress
 from api.cli_tables import add_to, print_table, table_of
 from api.exit_codes import DOES_NOT_FIT, INTERRUPTED
 from api.interrupting import until_interrupted
@@ -147,12 +147,12 @@ def _bar(name: str, as_json: bool) -> Iterator[Callable[[Step], None]]:
         yield lambda step: _print_step(step, rate)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(name, said="")
+    with progress(*columns) as bars:
+        task = bars.add_task(name, said="")
 
         def show(step: Step) -> None:
             said = f"{step.phase}, {step.position:,} of {step.target:,}, {rate.sentence(step)}"
-            progress.update(task, completed=step.position, total=max(step.target, 1), said=said)
+            bars.update(task, completed=step.position, total=max(step.target, 1), said=said)
 
         yield show
 

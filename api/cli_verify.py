@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
 from api.bootstrap.database import database
 from api.bootstrap.kept import checkpoints_in, largest_in, verifiers_in
 from api.bootstrap.seals import Verified, checkpoint_notes, public_keys, rotate_signing_key, verify_log
+from api.cli_progress import progress
 from api.exit_codes import DOES_NOT_FIT, NOTHING_TO_COMPARE
 from api.settings import Settings, SettingsError, read_settings
 
@@ -151,13 +151,11 @@ def _bar(as_json: bool) -> Iterator[Callable[[int, int], None]]:
         return
     percent = TextColumn("{task.percentage:.0f} %")
     columns = (TextColumn("{task.description}"), BarColumn(), percent, TimeRemainingColumn())
-    console = Console(stderr=True)
-    is_shown = console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=not is_shown) as progress:
-        task = progress.add_task("verifying", total=None)
+    with progress(*columns) as bars:
+        task = bars.add_task("verifying", total=None)
 
         def show(position: int, head: int) -> None:
-            progress.update(task, completed=position, total=head, description=f"position {position:,}")
+            bars.update(task, completed=position, total=head, description=f"position {position:,}")
 
         yield show
 

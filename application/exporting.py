@@ -25,6 +25,10 @@ class ExportError(MinutebookError):
     code = "invalid_message"
 
 
+class UncheckableError(ExportError):
+    """The export cannot be checked: {reason}."""
+
+
 class RestoreError(MinutebookError):
     """The export was not taken in, and nothing has changed: {reason}."""
 

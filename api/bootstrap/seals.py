@@ -1,17 +1,30 @@
 """What was sealed of the log: its checkpoints, the keys that signed them, and whether it still fits."""
 
 from collections.abc import Mapping
+from typing import Final
 
 import psycopg
 
 from api.bootstrap.keys import signing_of
-from api.settings import Settings
+from api.settings import Settings, SettingsError
 from infrastructure.audit import seal_store
 from infrastructure.audit.rotation import Rotated, rotate
+from infrastructure.audit.sealer import is_ours
 from infrastructure.audit.signing import parsed_verifiers
 from infrastructure.audit.verify import OnProgress, Verification, Verified, exported_in, workers_here
+from infrastructure.keys import KeyUnusableError
 
-__all__ = ["Verified", "checkpoint_notes", "public_keys", "rotate_signing_key", "verify_log"]
+__all__ = [
+    "Verified",
+    "check_signing_key",
+    "checkpoint_notes",
+    "public_keys",
+    "rotate_signing_key",
+    "verify_log",
+]
+_NEXT: Final = (
+    "Put a copy of it back or, where it is lost, begin with a new one: minutebook audit rotate-key."
+)
 
 
 def checkpoint_notes(url: str, *, everything: bool = False) -> list[str]:
@@ -36,6 +49,20 @@ def verify_log(
 def public_keys(settings: Settings) -> list[str]:
     """Return the public keys of checkpoints, a line each: from which size on, and the key."""
     return [f"{one.size} {one.verifier.vkey}" for one in signing_of(settings).verifiers()]
+
+
+def check_signing_key(settings: Settings, url: str) -> None:
+    """Find what would stop sealing, and make no key where nothing is sealed yet. Raises `SettingsError`."""
+    with psycopg.connect(url) as connection:
+        found = seal_store.newest(connection)
+    if not settings.seal or (found is None and not settings.signing_key):
+        return
+    try:
+        signer = signing_of(settings).signer(may_create=False)
+    except KeyUnusableError as error:
+        raise SettingsError(f"Nothing can be sealed: {error} {_NEXT}") from None
+    if found and not is_ours(signer, found):
+        raise SettingsError(f"The signing key is not the one that has signed the newest checkpoint. {_NEXT}")
 
 
 def rotate_signing_key(url: str, settings: Settings) -> Rotated:

@@ -125,7 +125,7 @@ class Sealer:
         if found is None:
             return _Held(0, Growth(), self._first_signer())
         signer = self._signing.signer(may_create=False)
-        if not _is_ours(signer, found):
+        if not is_ours(signer, found):
             raise SealingStoppedError(reason="the newest checkpoint is not signed with this key and origin")
         if head < found.size:
             raise SealingStoppedError(reason=f"the log ends at {head}, but {found.size} events are sealed")
@@ -207,7 +207,8 @@ class Sealer:
         return page
 
 
-def _is_ours(signer: Signer, found: Sealed) -> bool:
+def is_ours(signer: Signer, found: Sealed) -> bool:
+    """Whether this key has signed the checkpoint, as it is stored."""
     try:
         note = parsed(found.note)
         said = note.checkpoint()

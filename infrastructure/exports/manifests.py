@@ -14,8 +14,8 @@ from application.exporting import (
     MANIFEST_VERSION,
     Checked,
     Chunk,
-    ExportError,
     Manifest,
+    UncheckableError,
 )
 
 _PIECE: Final = 1024 * 1024
@@ -38,16 +38,16 @@ def write(manifest: Manifest, path: Path) -> None:
 
 
 def read(path: Path) -> Manifest:
-    """Read a manifest. Raises `ExportError` where it is none, or contradicts itself."""
+    """Read a manifest. Raises `UncheckableError` where it is none, or contradicts itself."""
     try:
         manifest = _manifest(json.loads(path.read_bytes()))
         reason = _contradiction(manifest)
     except OSError as error:
-        raise ExportError(reason=f"{path} cannot be read ({error.strerror})") from None
+        raise UncheckableError(reason=f"{path} cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ExportError(reason=f"{path} is no manifest of an export that is known here") from None
+        raise UncheckableError(reason=f"{path} is no manifest of an export that is known here") from None
     if reason:
-        raise ExportError(reason=f"{path} contradicts itself: {reason}")
+        raise UncheckableError(reason=f"{path} contradicts itself: {reason}")
     return manifest
 
 
@@ -80,8 +80,8 @@ def _contradiction(manifest: Manifest) -> str | None:
 def check(path: Path, on_bytes: OnBytes = lambda _, __: None) -> Checked:
     """Compare an export with its manifest, by nothing but the two files.
 
-    Names the first chunk whose bytes are not those that were written. Raises `ExportError` where one of the
-    files cannot be read.
+    Names the first chunk whose bytes are not those that were written. Raises `UncheckableError` where one of
+    the files cannot be read.
     """
     manifest = read(path)
     fine = Checked(str(path), manifest.count, manifest.first, manifest.last, manifest.bytes)
@@ -90,7 +90,7 @@ def check(path: Path, on_bytes: OnBytes = lambda _, __: None) -> Checked:
         with export.open("rb") as file:
             return _checked(fine, manifest, file, on_bytes)
     except OSError as error:
-        raise ExportError(reason=f"{export} cannot be read ({error.strerror})") from None
+        raise UncheckableError(reason=f"{export} cannot be read ({error.strerror})") from None
 
 
 def _checked(fine: Checked, manifest: Manifest, file: BinaryIO, on_bytes: OnBytes) -> Checked:

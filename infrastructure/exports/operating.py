@@ -45,7 +45,7 @@ def write_export(
 
 
 def check_export(manifest: Path, on_bytes: manifests.OnBytes) -> Checked:
-    """Compare an export with its manifest, without a database. Raises `ExportError`."""
+    """Compare an export with its manifest, without a database. Raises `UncheckableError`."""
     return manifests.check(manifest, on_bytes)
 
 

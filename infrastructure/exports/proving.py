@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from application.exporting import Checked, ExportError
+from application.exporting import Checked, UncheckableError
 from infrastructure.audit.leaf import StoredRow, leaf_hash_of
 from infrastructure.audit.merkle import Growth
 from infrastructure.audit.notes import Checkpoint
@@ -24,11 +24,11 @@ def prove(path: Path, notes: Mapping[str, str], verifiers: Sequence[Since]) -> C
     """Compare the events of a whole log in NDJSON with the checkpoints in these notes, by their roots.
 
     Without notes it is the checkpoint in the manifest. One of a longer log than was exported is left out;
-    `checkpoints` says which were compared. Raises `ExportError` where this is no whole log in NDJSON.
+    `checkpoints` says which were compared. Raises `UncheckableError` where this is no whole log in NDJSON.
     """
     manifest = manifests.read(path)
     if manifest.format != "ndjson" or manifest.first != 1 or manifest.conversation or manifest.types:
-        raise ExportError(
+        raise UncheckableError(
             reason="only a whole log in NDJSON, from position 1 on, can be compared with checkpoints"
         )
     fine = Checked(str(path), manifest.count, 1, manifest.last, manifest.bytes)

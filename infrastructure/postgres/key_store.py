@@ -98,28 +98,34 @@ def settle_master(conninfo: str, vault: Vault) -> bytes:
     Raises `MasterKeyError` for another master key, and where there are no keys to what is stored.
     """
     with _connected(conninfo) as connection:
-        if not _is_there(connection):
-            raise MasterKeyError(
-                reason="its key store, the schema `keys`, is missing; restore it from its backup"
-            )
+        _refuse_without_store(connection)
         with connection.transaction():
             return _settled(connection, vault)
 
 
 def has_master(conninfo: str) -> bool:
-    """Whether this database was made with a master key, and no other will do."""
+    """Whether this database was made with a master key, and no other will do.
+
+    Raises `MasterKeyError` where its key store is missing, or has no keys to what is stored.
+    """
     with _connected(conninfo) as connection:
-        row = connection.execute("SELECT FROM keys.master").fetchone() if _is_there(connection) else None
-        return row is not None
+        _refuse_without_store(connection)
+        is_bound = connection.execute("SELECT FROM keys.master").fetchone() is not None
+        if not is_bound:
+            _refuse_orphans(connection)
+        return is_bound
 
 
 def _connected(conninfo: str) -> psycopg.Connection:
     return psycopg.connect(conninfo, autocommit=True, application_name="minutebook keys")
 
 
-def _is_there(connection: psycopg.Connection) -> bool:
+def _refuse_without_store(connection: psycopg.Connection) -> None:
     row = connection.execute("SELECT to_regclass('keys.master') IS NOT NULL").fetchone()
-    return bool(row and row[0])
+    if not row or not row[0]:
+        raise MasterKeyError(
+            reason="its key store, the schema `keys`, is missing; restore it from its backup"
+        )
 
 
 def _settled(connection: psycopg.Connection, vault: Vault) -> bytes:

@@ -1,5 +1,6 @@
 """The command line: what is wrong is one sentence, and what the other commands say."""
 
+import base64
 import json
 import re
 import socket
@@ -14,10 +15,13 @@ import psycopg
 import pytest
 
 from api.settings import Settings
+from infrastructure.keys import given_key
+from infrastructure.postgres.key_store import settle_master
+from infrastructure.vault import Vault
 from tests.command_line import DATA, environment, minutebook, servers_over
 from tests.forking import Forked
-from tests.sealing import fill, signing_in
-from tests.serving import ServerProcess
+from tests.sealing import fill, seal, signing_in
+from tests.serving import MASTER_KEY, ServerProcess
 
 COMMANDS = ("serve", "migrate", "turns", "doctor")
 SECRET = "hunter2-must-not-be-printed"
@@ -233,6 +237,35 @@ def test_the_doctor_shows_every_setting_and_no_secret(database_url: str, server_
 def test_the_doctor_finds_what_serve_would_stumble_over(server_folder: Path) -> None:
     assert "OPENAI_API_KEY" in refused(server_folder, "doctor", model="openai:x")
     assert "nobody answers" in refused(server_folder, "doctor", database_url="postgresql://127.0.0.1:1/x")
+
+
+def test_the_doctor_finds_the_keys_that_a_restored_database_lacks(database_url: str, tmp_path: Path) -> None:
+    """All is well was said over a database that no server could open, or seal."""
+    settings = {"database_url": database_url, "keys": tmp_path / "keys"}
+    unsealed = minutebook(tmp_path, "doctor", **settings, master_key="")
+    assert (unsealed.returncode, (tmp_path / "keys").exists()) == (0, False)
+    _bind_master(database_url)
+    assert "master key of this database is missing" in refused(tmp_path, "doctor", **settings, master_key="")
+    another = base64.b64encode(bytes(32)).decode()
+    assert "made with another one" in refused(tmp_path, "doctor", **settings, master_key=another)
+
+    fill(database_url, 3)
+    seal(database_url, tmp_path)
+    assert minutebook(tmp_path, "doctor", **settings).returncode == 0
+    key = signing_in(tmp_path).key_path.rename(tmp_path / "elsewhere")
+    assert "minutebook audit rotate-key" in refused(tmp_path, "doctor", **settings)
+    assert minutebook(tmp_path, "doctor", **settings, seal="false").returncode == 0
+    said = refused(tmp_path, "doctor", **settings, signing_key=another)
+    assert "not the one that has signed the newest checkpoint" in said
+    assert minutebook(tmp_path, "doctor", **settings, signing_key=key).returncode == 0
+    with psycopg.connect(database_url) as connection:
+        connection.execute("DROP SCHEMA keys CASCADE")
+    assert "restore it from its backup" in refused(tmp_path, "doctor", **settings, master_key="")
+    assert not (tmp_path / "keys" / "master.key").exists()
+
+
+def _bind_master(url: str) -> None:
+    settle_master(url, Vault(given_key(MASTER_KEY, "")))
 
 
 def test_an_option_that_is_wrong_is_told_from_what_could_not_be_done(server_folder: Path) -> None:

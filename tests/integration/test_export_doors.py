@@ -66,10 +66,12 @@ def test_the_command_writes_checks_and_refuses(database_url: str, tmp_path: Path
     assert run("export", "--to", "log.x", "--format", "xml").returncode == 2
     assert run("export", "--to", "nowhere/log.csv").returncode == 1
     checked = run("verify-export", "log.csv.manifest.json")
-    assert (checked.returncode, checked.stdout) == (
-        0,
-        "50 events, positions 1 to 50: as they were exported.\n",
-    )
+    sentence = "50 events, positions 1 to 50: as they were exported.\n"
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, sentence, "")
+    checked = run("verify-export", "log.csv")
+    assert (checked.returncode, checked.stdout) == (1, "")
+    said = "The export cannot be checked: log.csv is no manifest of an export that is known here."
+    assert checked.stderr == f"minutebook: {said}\n"
     (tmp_path / "log.csv").write_bytes((tmp_path / "log.csv").read_bytes().replace(b"number 7", b"number 8"))
     checked = run("verify-export", "log.csv.manifest.json", "--json")
     found = json.loads(checked.stdout.splitlines()[-1])
