@@ -76,7 +76,10 @@ def _rows(path: Path, vault: Vault) -> Iterator[tuple[Any, ...]]:
             for line in file:
                 yield _row(json.loads(line), vault)
     except StoredDataError:
-        raise RestoreError(reason=f"the keys of {path} were wrapped with another master key") from None
+        raise RestoreError(
+            reason=f"the keys of {path} were wrapped with another master key;"
+            " a new store needs that one from its start"
+        ) from None
     except OSError as error:
         raise RestoreError(reason=f"{path} cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError, RecursionError):

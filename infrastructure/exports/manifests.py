@@ -45,7 +45,9 @@ def read(path: Path) -> Manifest:
     except OSError as error:
         raise UncheckableError(reason=f"{path} cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UncheckableError(reason=f"{path} is no manifest of an export that is known here") from None
+        raise UncheckableError(
+            reason=f"{path} is no manifest of an export that is known here (it is called FILE.manifest.json)"
+        ) from None
     if reason:
         raise UncheckableError(reason=f"{path} contradicts itself: {reason}")
     return manifest

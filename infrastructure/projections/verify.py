@@ -86,7 +86,10 @@ def _refuse_unfolded_erasure(connection: psycopg.Connection, model: ReadModel, p
         "SELECT min(position) FROM log WHERE type = %s AND position > %s", [ERASURE, position]
     ).fetchone()
     if row and row[0]:
-        reason = f"the erasure at position {row[0]} has yet to reach its tables; compare again then"
+        reason = (
+            f"the erasure at position {row[0]} has yet to reach its tables; compare again when a server"
+            " has brought it there, or rebuild"
+        )
         raise RebuildError(name=model.name, reason=reason)
 
 
