@@ -61,7 +61,9 @@ async function sent(card, act) {
   try {
     await act();
   } catch (error) {
-    card.append(h("p", { class: "card-problem problem", role: "alert" }, error.message));
+    const wrong = h("p", { class: "card-problem problem", role: "alert" }, error.message);
+    card.append(wrong);
+    wrong.scrollIntoView({ block: "nearest" });
   } finally {
     card.removeAttribute("aria-busy");
   }
@@ -78,7 +80,7 @@ function form(card, body, { title, field, hint, text, tone = "primary", go, back
     } catch (error) {
       wrong.textContent = error.message;
       field.setAttribute("aria-invalid", "true");
-      field.focus();
+      show();
       return;
     }
     sent(card, act);
@@ -91,9 +93,12 @@ function form(card, body, { title, field, hint, text, tone = "primary", go, back
       back();
     }
   });
+  const show = () => {
+    field.focus({ preventScroll: true });
+    filled.scrollIntoView({ block: "nearest" }); // its buttons, too
+  };
   body.replaceChildren(filled);
-  field.focus({ preventScroll: true });
-  filled.scrollIntoView({ block: "nearest" }); // its buttons, too
+  show();
 }
 
 function decisions(card, body, entry, acts) {

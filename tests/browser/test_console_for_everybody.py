@@ -51,6 +51,11 @@ CONTRAST = """(() => {
 CUT_OFF = """[...document.querySelectorAll('button, input, textarea')].filter((one) => one.checkVisibility())
   .filter((one) => one.getBoundingClientRect().right > innerWidth).map((one) => one.innerText || one.id)"""
 
+# What a form says and offers below its field, where one has to scroll to see it.
+HIDDEN = """[...document.querySelectorAll('#transcript form .problem, #transcript form button')]
+  .filter((one) => one.getBoundingClientRect().bottom > document.querySelector('#scroll').getBoundingClientRect().bottom)
+  .map((one) => one.innerText)"""  # noqa: E501
+
 
 def _tree(page: Page) -> list[dict[str, Any]]:
     nodes = page.call("Accessibility.getFullAXTree")["nodes"]
@@ -150,6 +155,19 @@ def test_a_phone_shows_everything_without_scrolling_sideways(browser: Browser, s
         ".filter((one) => Math.min(one.offsetWidth, one.offsetHeight) < 24).map((one) => one.innerText)"
     )
     assert small == []  # WCAG 2.2, 2.5.8
+
+
+def test_a_phone_shows_what_is_wrong_with_a_form_and_its_buttons(console: Console) -> None:
+    page = console.page
+    page.resize(PHONE)
+    console.say("coder: write hello.txt")
+    console.wait_state("awaiting decision")
+    console.click("Edit…")
+    console.fill('{"path": ')
+    console.click("Approve with these")
+    console.wait("This is not JSON")
+    assert page.run("document.activeElement.matches('textarea[aria-invalid]')") is True
+    assert page.run(HIDDEN) == []
 
 
 def test_a_conversation_can_be_led_with_the_keyboard_alone(console: Console) -> None:
