@@ -45,6 +45,8 @@ def _migrate(url: str) -> None:
 
 def _trouble(error: psycopg.Error) -> str:
     """Say the kind of trouble; the driver's own text names hosts and users, and quotes addresses."""
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return "its user may not (`minutebook migrate` as the owner, then GRANT minutebook_app to this user)"
     if error.sqlstate or "FATAL" in str(error):
         return "it answers but refuses us (is there such a database, user and password?)"
     if isinstance(error, psycopg.ProgrammingError):

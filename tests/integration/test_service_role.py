@@ -9,6 +9,7 @@ from subprocess import CompletedProcess
 import httpx
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from tests.forking import run
 from tests.serving import REPOSITORY, ServerProcess
@@ -52,3 +53,13 @@ def test_what_takes_the_owner_is_refused_in_a_sentence(service_url: str) -> None
     assert done.returncode == 1
     assert "making tables takes their owner" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_user_without_the_role_is_told_to_be_granted_it(service_url: str) -> None:
+    """Here it was asked whether there is such a user; there was."""
+    user = str(conninfo_to_dict(service_url)["user"])
+    with psycopg.connect(service_url.replace(user, "minutebook"), autocommit=True) as owner:
+        owner.execute(f"REVOKE minutebook_app FROM {user}".encode())
+    done = minutebook(service_url, "doctor")
+    assert done.returncode == 2
+    assert "GRANT minutebook_app to this user" in done.stderr
