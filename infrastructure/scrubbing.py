@@ -74,20 +74,36 @@ def scrub(
             return Scrubbed(0, ())
         if not await_horizon(connection, patience_s, is_cancelled):
             return Scrubbed(0, _HELD_UP)
-        for model in models:
-            rebuild = Rebuild(
-                url, model, workers=1, on_progress=on_progress, is_cancelled=is_cancelled, vault=vault
-            )
-            with rebuild.locked() as locked:
-                discard(locked, model)  # an unfinished one may have loaded what is erased now
-            if rebuild.run() < 0:
+        try:
+            if not _build_anew(url, vault, models, on_progress, is_cancelled):
                 return Scrubbed(0, _INTERRUPTED)
+        except psycopg.errors.InsufficientPrivilege:
+            return Scrubbed(0, _NOT_OWNER)
         if not await_horizon(connection, patience_s, is_cancelled):
             return Scrubbed(0, _HELD_UP)
         left = [*_write_anew(connection, "keys.conversations"), *_write_anew(connection, "pg_statistic")]
         left += _end_wal(connection) if is_our_server else [_NOT_OURS]
         connection.execute(_DONE, [pending])
         return Scrubbed(len(pending), left)
+
+
+def _build_anew(
+    url: str,
+    vault: Vault,
+    models: Sequence[ReadModel],
+    on_progress: Callable[[Progress], None],
+    is_cancelled: Callable[[], bool],
+) -> bool:
+    """Build the read models anew; False where it was cancelled."""
+    for model in models:
+        rebuild = Rebuild(
+            url, model, workers=1, on_progress=on_progress, is_cancelled=is_cancelled, vault=vault
+        )
+        with rebuild.locked() as locked:
+            discard(locked, model)  # an unfinished one may have loaded what is erased now
+        if rebuild.run() < 0:
+            return False
+    return True
 
 
 def _locked(connection: psycopg.Connection, is_cancelled: Callable[[], bool]) -> bool:
@@ -107,6 +123,9 @@ def _locked(connection: psycopg.Connection, is_cancelled: Callable[[], bool]) ->
 
 _INTERRUPTED: Final = ("the scrub was interrupted; it begins anew the next time",)
 _HELD_UP: Final = ("a long transaction (a backup, a query) still sees what was erased; scrub again after it",)
+_NOT_OWNER: Final = (
+    "files that held it are still there, and this user may not write them; erase it again as their owner",
+)
 _NOT_OURS: Final = (
     "old pages stay in the server's write-ahead log, its archive and its replicas until these drop them"
 )

@@ -1,5 +1,6 @@
 """A service that logs in as a member of `minutebook_app` does its work, and cannot do more."""
 
+import json
 import os
 import uuid
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from tests.command_line import minutebook as command
 from tests.forking import run
 from tests.serving import REPOSITORY, ServerProcess
 
@@ -63,3 +65,21 @@ def test_a_user_without_the_role_is_told_to_be_granted_it(service_url: str) -> N
     done = minutebook(service_url, "doctor")
     assert done.returncode == 2
     assert "GRANT minutebook_app to this user" in done.stderr
+
+
+def test_what_the_service_has_erased_is_scrubbed_by_the_owner(service_url: str, tmp_path: Path) -> None:
+    """It was erased, and the command ended as if it were not."""
+    user = str(conninfo_to_dict(service_url)["user"])
+    owner_url = service_url.replace(user, "minutebook")
+    chat = {"id": "old", "messages": [{"role": "user", "content": "Hi"}]}
+    (tmp_path / "old.json").write_text(json.dumps(chat))
+    assert command(tmp_path, "import", "old.json", database_url=service_url).returncode == 0
+    erased = command(tmp_path, "erase", "old", "--yes", database_url=service_url)
+    assert (erased.returncode, erased.stderr) == (0, "")
+    assert erased.stdout.startswith("Erased old: ")
+    assert "erase it again as their owner" in erased.stdout
+    again = command(tmp_path, "erase", "old", "--yes", database_url=owner_url)
+    assert (again.returncode, "as their owner" in again.stdout) == (0, False)
+    with psycopg.connect(owner_url) as owner:
+        scrubbed = owner.execute("SELECT scrubbed_at IS NOT NULL FROM keys.conversations").fetchall()
+    assert scrubbed == [(True,)]
