@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from importlib import import_module
@@ -237,6 +238,19 @@ def test_every_link_of_a_page_leads_somewhere(path: Path) -> None:
 def test_every_page_is_in_the_readmes_list() -> None:
     listed = set(links(README))
     assert {f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md")} <= listed
+
+
+def test_what_a_reader_writes_here_is_no_part_of_the_checks() -> None:
+    """A program copied from a page failed `make check`, and an export's keys could have been committed."""
+    named = re.compile(
+        r"<!-- (\w+\.\w+) -->|(?<=[^-=]> )([\w-]+\.\w+)|--to ([\w-]+\.\w+)|--export ([\w-]+\.\w+)"
+    )
+    found = {next(filter(None, groups)) for path in pages() for groups in named.findall(written(path))}
+    assert {"talk.py", "server.log", "whole.ndjson", "monday.note"} <= found
+    written_here = found | {"whole.ndjson.keys", "log.ndjson.manifest.json"}
+    command = ["git", "check-ignore", *written_here]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert set(done.stdout.split()) == written_here
 
 
 @pytest.mark.parametrize("path", PAGES)
