@@ -200,7 +200,8 @@ cli.command(epilog="Try `minutebook erase CONVERSATION --reason 'asked for by th
 
 
 @cli.command(
-    epilog="Exit code 0: all is well. 2: a setting, a key or the database is wrong; the sentence on standard error says which."
+    epilog="Exit code 0: all is well. 2: a setting, a key or the database is wrong; "
+    "the sentence on standard error says which."
 )
 def doctor(as_json: Json = False) -> None:
     """Check settings, agents, models, database and its keys; print every setting, but no secret.
