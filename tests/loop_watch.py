@@ -34,7 +34,7 @@ class LoopWatch:
         self._ended, self._asking = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._watch, name="loop-watch", daemon=True)
         self._collecting_since, self._collected_s = 0.0, 0.0
-        self._still_s = 0.0
+        self._still_s, self._looked_at, self._worked_s = 0.0, time.monotonic(), time.process_time()
         self.blocks: list[str] = []
 
     def __enter__(self) -> Self:
@@ -63,9 +63,9 @@ class LoopWatch:
 
     def _ask(self) -> None:
         answer, stack = threading.Event(), ""
-        since, collected = time.monotonic(), self._collected_s
-        unserved, still = self._unserved_s(), self._still_s
-        computed = time.clock_gettime(self._computing)
+        self._look()
+        since, collected, still = self._looked_at, self._collected_s, self._still_s
+        computed, unserved = time.clock_gettime(self._computing), self._unserved_s()
         try:
             self._loop.call_soon_threadsafe(answer.set)
         except RuntimeError:  # closed between the look and the question
@@ -73,24 +73,32 @@ class LoopWatch:
         while not self._waited(answer):
             if self._ended.is_set() or not self._loop.is_running():
                 return  # nobody was there to answer
-            if not stack and time.monotonic() - since > self._limit_s:
+            if not stack and self._looked_at - since > self._limit_s:
                 stack = self._stack()
         waited = max(self._unserved_s() - unserved, self._still_s - still)
         collecting = self._collected_s - collected
         computing = max(0.0, time.clock_gettime(self._computing) - computed - collecting)
-        asleep = max(0.0, time.monotonic() - since - waited - collecting - computing)
+        asleep = max(0.0, self._looked_at - since - waited - collecting - computing)
         blocked = (asleep if self._statistics.exists() else asleep / _crowd()) + computing / _crowd()
         # Without a stack nothing of ours was running: the loop waited in its selector for a processor.
         if stack and blocked > self._limit_s:
             self.blocks.append(f"The event loop was blocked for {blocked:.3f} s, in:\n{stack}")
 
     def _waited(self, answer: threading.Event) -> bool:
-        """Wait a step for the answer, and note by how much the step was too long although nobody worked."""
-        began, worked = time.monotonic(), time.process_time()
+        """Wait a step for the answer, and note by how much it was too long although nobody worked."""
         is_answered = answer.wait(STEP_S)
-        late = time.monotonic() - began - STEP_S - (time.process_time() - worked)
-        self._still_s += max(0.0, late)
+        still = self._look() - STEP_S
+        self._still_s += max(0.0, still)
         return is_answered
+
+    def _look(self) -> float:
+        """Say for how long nothing of this process has computed since the last look, in seconds.
+
+        A look begins where the one before ended, so that a machine may stand still anywhere in between.
+        """
+        looked_at, worked_s = self._looked_at, self._worked_s
+        self._looked_at, self._worked_s = time.monotonic(), time.process_time()
+        return (self._looked_at - looked_at) - (self._worked_s - worked_s)
 
     def _stack(self) -> str:
         frame = sys._current_frames().get(self._watched)
