@@ -188,6 +188,9 @@ def turns(
             print(json.dumps(row))
         return
     names = ("accepted_at", "turn", "conversation", "kind", "state", "attempt", "code")
+    if not rows:
+        print("There is no such turn." if state else "There are no turns yet.")
+        return
     table = table_of(*names)
     for row in rows:
         add_to(table, *(row[name] or "" for name in names))

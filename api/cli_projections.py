@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.progress import BarColumn, TextColumn
@@ -67,17 +67,29 @@ def rebuild(
     Ctrl-C stops it; the same command then goes on where it was. `--verify` changes nothing, and ends with
     exit code 3 where a row is not what the log says.
     """
-    settings = read_settings()
+    one = _verify if verify else _rebuild
+    try:
+        chosen = projection_names(names or [])
+    except MinutebookError as error:
+        _refuse(error, as_json, 2)
+    settings, is_well = read_settings(), True
     with database(settings) as url, until_interrupted() as is_cancelled:
         try:
-            for name in projection_names(names or []):
+            for name in chosen:
                 with _bar(name, as_json) as show:
-                    one = _verify if verify else _rebuild
                     if not one(settings, url, name, show, is_cancelled, as_json):
-                        sys.exit(INTERRUPTED if is_cancelled() else DOES_NOT_FIT)
+                        is_well = False
+                if is_cancelled() and not is_well:
+                    sys.exit(INTERRUPTED)
         except MinutebookError as error:
-            _say({"error": error.code, "message": str(error)}, f"minutebook: {error}", as_json, sys.stderr)
-            sys.exit(1)
+            _refuse(error, as_json, 1)
+    if not is_well:
+        sys.exit(DOES_NOT_FIT)
+
+
+def _refuse(error: MinutebookError, as_json: bool, code: int) -> NoReturn:
+    _say({"error": error.code, "message": str(error)}, f"minutebook: {error}", as_json, sys.stderr)
+    sys.exit(code)
 
 
 def _rebuild(

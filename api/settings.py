@@ -118,6 +118,15 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _scopes_of_somebody(self) -> "Settings":
+        if self.scopes_header and not self.identity_header:
+            raise ValueError(
+                f"{PREFIX}SCOPES_HEADER says what somebody may do, and nothing says who asks; "
+                f"set {PREFIX}IDENTITY_HEADER, too"
+            )
+        return self
+
     @property
     def key_folder(self) -> Path:
         """The folder in which the keys are kept that no setting gives."""

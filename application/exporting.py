@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Final, Literal, Protocol
 
 from application.audit_filter import event_filter, place_of
+from application.errors import InvalidFilterError
 from domain.errors import MinutebookError
 
 Format = Literal["ndjson", "csv", "parquet"]
@@ -141,6 +142,7 @@ def selected(
     wanted = event_filter(conversation=conversation, types=types)
     first = 1 if from_place is None else place_of("from", from_place)
     last = None if until_place is None else place_of("until", until_place)
+    _refuse_nothing(first, last)
     return Selection(
         first=first if isinstance(first, int) else 1,
         last=None if isinstance(last, datetime) else last,
@@ -149,6 +151,13 @@ def selected(
         since=first if isinstance(first, datetime) else None,
         before=last if isinstance(last, datetime) else None,
     )
+
+
+def _refuse_nothing(first: int | datetime, last: int | datetime | None) -> None:
+    are_positions = isinstance(first, int) and isinstance(last, int) and last < first
+    are_times = isinstance(first, datetime) and isinstance(last, datetime) and last <= first
+    if are_positions or are_times:
+        raise InvalidFilterError(name="until", reason="it has to come after from")
 
 
 OnStep = Callable[[ExportStep], None]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from infrastructure.postgres.embedded import EmbeddedPostgres
 from infrastructure.postgres.schema import migrate
@@ -41,6 +42,9 @@ def pytest_configure() -> None:
     """Hear Ctrl-C also where whoever started the tests does not: what they start inherits it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # The library's own way to show an exception, with all variables, keeps an event loop for half a second.
+    plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[structlog.stdlib.add_log_level, plain])
 
 
 # ---------------------------------------------------------------- PostgreSQL

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
-from application.exporting import Checked, ExportError, Format, IsCancelled, Manifest, OnStep, Selection
+from application.errors import InvalidFilterError
+from application.exporting import Checked, Format, IsCancelled, Manifest, OnStep, Selection
 from infrastructure.audit.signing import parsed_verifiers
 from infrastructure.exports import manifests, proving, selecting
 from infrastructure.exports.encoding import Encoder, encoder
@@ -33,10 +34,11 @@ def write_export(
 ) -> Manifest | None:
     """Write an export and its manifest, or what is missing of them; None where it was cancelled.
 
-    `with_keys` writes the wrapped keys of all conversations beside it. Raises `ExportError`.
+    `with_keys` writes the wrapped keys of all conversations beside it. Raises `ExportError`, and
+    `InvalidFilterError` for keys beside a part of the log.
     """
     if with_keys and (selection != Selection() or form != "ndjson"):
-        raise ExportError(reason="keys go with a whole log in NDJSON only")
+        raise InvalidFilterError(name="with-keys", reason="keys go with a whole log in NDJSON only")
     with Opener(url, vault) as opener:
         return Export(
             url, selection, form, target, opener.decode,

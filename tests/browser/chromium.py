@@ -44,6 +44,7 @@ class Browser:
         self._socket = socket
         self._ids = itertools.count(1)
         self._pages: dict[str, Page] = {}
+        self._contexts: list[str] = []
 
     def page(self, size: tuple[int, int] = DESK) -> "Page":
         """Open an empty page in a profile of its own."""
@@ -51,10 +52,17 @@ class Browser:
         made = self.call("Target.createTarget", url="about:blank", browserContextId=context)
         session = self.call("Target.attachToTarget", targetId=made["targetId"], flatten=True)["sessionId"]
         page = self._pages[session] = Page(self, session)
+        self._contexts.append(context)
         for domain in ("Page", "Runtime", "Log", "Network", "Accessibility", "DOM"):
             page.call(f"{domain}.enable")
         page.resize(size)
         return page
+
+    def close_pages(self) -> None:
+        """Close all pages: one that is left open goes on asking its server, and drawing, for hours."""
+        self._pages.clear()
+        while self._contexts:
+            self.call("Target.disposeBrowserContext", browserContextId=self._contexts.pop())
 
     def call(self, method: str, session: str | None = None, **params: Any) -> Any:
         """Say one thing to the browser and return its answer; what else it says goes to the pages."""

@@ -18,10 +18,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A headless Chromium; pages of it know nothing of one another."""
+def chromium_of_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless Chromium for all tests."""
     with chromium(tmp_path_factory.mktemp("chromium")) as running:
         yield running
+
+
+@pytest.fixture
+def browser(chromium_of_all: Browser) -> Iterator[Browser]:
+    """The browser; pages of it know nothing of one another, and are closed after the test."""
+    yield chromium_of_all
+    chromium_of_all.close_pages()
 
 
 @pytest.fixture

@@ -69,6 +69,7 @@ def test_what_cannot_be_written_is_one_sentence(words: str, database_url: str, t
         ({"seal_origin": "two\nlines"}, "MINUTEBOOK_SEAL_ORIGIN: "),
         ({"identity_header": "no header:"}, "MINUTEBOOK_IDENTITY_HEADER: "),
         ({"host": "0.0.0.0"}, "nobody is authenticated"),
+        ({"scopes_header": "X-Scopes"}, "set MINUTEBOOK_IDENTITY_HEADER, too"),
         ({"hots": "127.0.0.1"}, "There is no setting MINUTEBOOK_HOTS; did you mean MINUTEBOOK_HOST?"),
         ({"zzzzzz": "1"}, "There is no setting MINUTEBOOK_ZZZZZZ"),
         ({"agents": "/no/such/agents.toml"}, "agents.toml"),

@@ -156,7 +156,7 @@ def test_an_export_can_be_narrowed_down(
     "asked",
     [
         ("x", None, None, ()), (None, "2026-13-01", None, ()), (None, None, "no id", ()),
-        (None, None, None, ("Conversation",)),
+        (None, None, None, ("Conversation",)), ("8", "5", None, ()), ("2026-03-01", "2026-03-01", None, ()),
     ],
 )  # fmt: skip
 def test_a_wrong_filter_is_refused(asked: tuple[Any, ...]) -> None:

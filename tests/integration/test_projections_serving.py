@@ -151,12 +151,14 @@ def test_the_command_rebuilds_compares_and_says_what_differs(database_url: str, 
     same = command(server_folder, database_url, "rebuild", "usage", "--verify")
     assert (same.returncode, "every row is as the log says" in same.stdout) == (0, True)
     query(database_url, "DELETE FROM read_usage WHERE conversation = 'c3'")
-    other = command(server_folder, database_url, "rebuild", "usage", "--verify")
+    query(database_url, "DELETE FROM read_entries WHERE conversation = 'c4'")
+    other = command(server_folder, database_url, "rebuild", "usage", "transcript", "--verify")
     assert other.returncode == 3
     assert "'conversation': 'c3'" in other.stdout
     assert "is missing" in other.stdout
+    assert "'conversation': 'c4'" in other.stdout, "the second one was not compared"
     unknown = command(server_folder, database_url, "rebuild", "nothing")
-    assert (unknown.returncode, "There is no read model nothing" in unknown.stderr) == (1, True)
+    assert (unknown.returncode, "There is no read model nothing" in unknown.stderr) == (2, True)
 
 
 def test_ctrl_c_ends_a_rebuild_which_then_goes_on_where_it_was(
