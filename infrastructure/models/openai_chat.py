@@ -1,10 +1,13 @@
-"""The chat completions format, without a second copy of what was said."""
+"""The chat completions format, without a second copy of what was said, or a second look at it."""
 
 from collections.abc import Iterable
+from typing import Any
 
+from openai.resources.chat import AsyncCompletions
 from openai.types.chat.chat_completion_chunk import Choice
 from pydantic_ai.messages import ModelResponseStreamEvent
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIStreamedResponse
+from pydantic_ai.providers.openai import OpenAIProvider
 
 
 class ChatStream(OpenAIStreamedResponse):
@@ -19,8 +22,27 @@ class ChatStream(OpenAIStreamedResponse):
         return super()._map_text_delta(choice)
 
 
+class Completions(AsyncCompletions):
+    """Sends messages and tools as they are given.
+
+    The library holds each of them against every form that it could have, to rename what is spelt differently
+    in JSON, which nothing is: sixty messages took 14 ms, in which no other stream of the process went on.
+    """
+
+    async def create(self, **asked: Any) -> Any:
+        """Ask for an answer."""
+        as_given = {name: asked.pop(name) for name in ("messages", "tools") if asked.get(name)}
+        body = {**(asked.pop("extra_body", None) or {}), **as_given}
+        return await super().create(messages=[], extra_body=body, **asked)
+
+
 class ChatModel(OpenAIChatModel):
-    """A model of any server that speaks chat completions."""
+    """A model of any server that speaks chat completions; what it does not answer is not asked again."""
+
+    def __init__(self, name: str, provider: OpenAIProvider) -> None:
+        super().__init__(name, provider=provider)
+        self.client.max_retries = 0  # here, and not a request's setting: each of those copies the client
+        self.client.chat.completions = Completions(self.client)  # type: ignore[misc]  # it is kept
 
     @property
     def _streamed_response_cls(self) -> type[OpenAIStreamedResponse]:

@@ -14,6 +14,7 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
 
 from application.language_model import CallMade, ModelMessage, ModelRequest, ResultGiven, Said
+from infrastructure.models.openai_chat import ChatModel
 
 _ONE_ATTEMPT = ModelSettings(max_retries=0)
 
@@ -37,7 +38,7 @@ def open_answer(model: Model[Any], request: ModelRequest) -> Any:
     return model_request_stream(
         model,
         list(_history(_for_provider(model, request.messages))),
-        model_settings=_ONE_ATTEMPT,
+        model_settings=None if isinstance(model, ChatModel) else _ONE_ATTEMPT,
         model_request_parameters=parameters,
         instrument=False,
     )
