@@ -211,7 +211,11 @@ def chromium(folder: Path) -> Iterator[Browser]:
             stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     try:
-        with connect(_address(folder, process), max_size=None, open_timeout=PATIENCE_S) as socket:
+        # No pings: their thread draws random bytes for the whole life of the browser, in the middle of other
+        # tests' Hypothesis strategies, which then take them for their own.
+        with connect(
+            _address(folder, process), max_size=None, open_timeout=PATIENCE_S, ping_interval=None
+        ) as socket:
             yield Browser(socket)
     finally:
         with suppress(ProcessLookupError):

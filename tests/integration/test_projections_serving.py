@@ -116,7 +116,8 @@ async def test_a_read_model_that_has_stopped_is_named_where_an_operator_looks(
     async with serving_reads(database_url) as server:
         await server.client.say("help")
         head = query(database_url, "SELECT position FROM log_head")[0][0]
-        wait_until(is_at(database_url, READ_MODELS[-1], head))
+        for model in READ_MODELS:  # whichever moves later takes the failure back
+            wait_until(is_at(database_url, model, head))
         ready = await server.client.http.get("/health/ready")
         assert (ready.status_code, ready.json()["projections"]) == (200, "ok")
         query(
