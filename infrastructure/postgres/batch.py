@@ -13,7 +13,8 @@ from application.ports import Closing
 from infrastructure.postgres.arrays import ByteaArray, Int4Array, Int8Array, TextArray
 
 APPEND = f"SELECT * FROM append_batch({', '.join(['%b'] * 29)})"
-APPEND_NUMBERED = f"SELECT * FROM append_batch({', '.join(f'${n}' for n in range(1, 30))})"
+# With the time at which its rows were written and only the commit was left.
+APPEND_NUMBERED = f"SELECT *, clock_timestamp() FROM append_batch({', '.join(f'${n}' for n in range(1, 30))})"
 
 
 @dataclass(slots=True)  # not frozen: that made five times the work of every event, twice a sealed one

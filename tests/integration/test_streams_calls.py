@@ -116,7 +116,7 @@ async def test_a_forbidden_call_never_waits_and_the_model_is_told_in_the_same_tu
 
 
 async def test_names_of_any_length_stop_no_read_model(database_url: str) -> None:
-    name, step = token_hex(20_000), {"id": token_hex(20_000), "description": "d", "agent": "ask"}
+    name, step = token_hex(3_000), {"id": token_hex(3_000), "description": "d", "agent": "ask"}
     plan = ("propose_plan", {"goal": "g", "subtasks": [step]})
     script = in_turn(calling((name, {}), plan), [Text("Then not.")])
     async with steered(database_url, script, projections=True) as (server, _):
@@ -125,6 +125,7 @@ async def test_names_of_any_length_stop_no_read_model(database_url: str) -> None
         while await asyncio.to_thread(query, database_url, behind):
             ready = (await server.client.http.get("/health/ready")).json()
             assert ready["projections"] == "ok"
+            await asyncio.sleep(0.05)
     (asked,) = data_of(frames, "conversation.tool_call_requested")
     assert (asked["tool"], asked["rule"]) == (name[:128], "unknown_tool")
     assert not data_of(frames, "conversation.plan_proposed")
