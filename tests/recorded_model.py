@@ -13,7 +13,7 @@ from tests.openai_server import ChatRequest
 
 Message = Mapping[str, Any]
 MARK = re.compile(r"\[decision [\w-]+\]")
-PIECE = 48  # characters
+PIECE = 200  # characters
 
 
 @dataclass

@@ -6,6 +6,7 @@ from typing import Any
 from openai.resources.chat import AsyncCompletions
 from openai.types.chat.chat_completion_chunk import Choice
 from pydantic_ai.messages import ModelResponseStreamEvent
+from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIStreamedResponse
 from pydantic_ai.providers.openai import OpenAIProvider
 
@@ -43,6 +44,15 @@ class ChatModel(OpenAIChatModel):
         super().__init__(name, provider=provider)
         self.client.max_retries = 0  # here, and not a request's setting: each of those copies the client
         self.client.chat.completions = Completions(self.client)  # type: ignore[misc]  # it is kept
+
+    def customize_request_parameters(
+        self, model_request_parameters: ModelRequestParameters
+    ) -> ModelRequestParameters:
+        """Leave the tools' schemas as the operator wrote them.
+
+        The library would walk through each of them at each request, for forms that only its strict ones need.
+        """
+        return model_request_parameters
 
     @property
     def _streamed_response_cls(self) -> type[OpenAIStreamedResponse]:

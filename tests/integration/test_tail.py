@@ -27,7 +27,7 @@ def append_to_the_log(url: str, seconds: float) -> None:
         while time.monotonic() < until:
             for _ in range(int(random() * 30)):
                 await appender.append(save(count=1 + int(random() * 4)))
-            await asyncio.sleep(random() / 4)  # a crowd at times, hardly anybody at others
+            await asyncio.sleep(random())  # a crowd at times, hardly anybody at others
 
     async def write_all() -> None:
         appender = Appender(url)
