@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import pytest
 
+from api.errors import STATUS
 from application.protocol import HitlDecision, PlanDecision, SwitchAgent, ToolResult, UserMessage
 from domain.agent import Agent
 from domain.conversation import Conversation
@@ -192,7 +193,7 @@ def test_the_cell_does_what_it_says(message: str, state: State, outcome: str) ->
     assert past.aggregate.state == state
     agent.collect_events()
     came = past.when(lambda conversation: case.send(conversation, agent))
-    code = f"{_status(came.error.code)} {came.error.code}" if came.error else None
+    code = f"{STATUS[came.error.code]} {came.error.code}" if came.error else None
     events = [*came.events, *agent.collect_events()]
     if outcome[0].isdigit():
         assert (code, events, past.aggregate.state) == (outcome, [], state)
@@ -200,8 +201,3 @@ def test_the_cell_does_what_it_says(message: str, state: State, outcome: str) ->
         assert (code, [told(event).type for event in events]) == (None, list(case.events))
         assert past.aggregate.state == case.leaves
         assert {event.turn_id for event in events} == {NOW.turn_id} != {BEFORE.turn_id}
-
-
-def _status(code: str) -> int:
-    """Return the status of a refusal; the whole table of codes is compared elsewhere."""
-    return 404 if code.endswith("_not_found") else 409
