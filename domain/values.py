@@ -22,8 +22,9 @@ CloseReason = Literal["superseded", "forbidden", "cancelled", "expired"]
 
 T = TypeVar("T")
 
-# How many settled calls and plan decisions an aggregate remembers, to recognize their repetition.
-REMEMBERED: Final = 128
+# How many settled calls and plan decisions an aggregate remembers, to recognize their repetition: no fewer
+# calls than one answer may make (`MOST_CALLS` in application/listening.py).
+REMEMBERED: Final = 256
 
 
 @dataclass(frozen=True)

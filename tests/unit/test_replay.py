@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from application.listening import MOST_CALLS
 from domain.agent import Agent
 from domain.aggregate import By, MinuteEvent, SignedAggregate
 from domain.conversation import Conversation
@@ -167,6 +168,19 @@ def test_only_the_oldest_is_forgotten() -> None:
         _one_busy_turn(conversation, number)
     assert "call-0" not in conversation.settled_calls
     assert conversation.receive_tool_result("call-1", "x" * 1000, None, NOW) == "turn-1"
+
+
+def test_every_call_of_the_largest_answer_is_remembered() -> None:
+    conversation = live([])
+    calls = [f"call-{number}" for number in range(MOST_CALLS)]
+    about = {"model_call_id": "call_0", "tool": "read_file", "agent": "coder", "rule": "reading"}
+    for call_id in calls:
+        conversation.request_call(call_id, {**about, "arguments": {}, "requires_decision": False}, NOW)
+    for call_id in calls:
+        conversation.receive_tool_result(call_id, call_id, None, NOW)
+    later = By("user:grace", "turn-later")
+    again = [conversation.receive_tool_result(call_id, call_id, None, later) for call_id in calls]
+    assert again == [NOW.turn_id] * MOST_CALLS
 
 
 def _one_busy_turn(conversation: Conversation, number: int) -> None:
