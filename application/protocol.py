@@ -249,12 +249,15 @@ def payload_hash(payload: Mapping[str, Any]) -> str:
 
 
 def refuse_too_large(message: AnyMessage, limit: int) -> None:
-    """Raise `MessageTooLargeError` where a text, result or argument set is larger than `limit` bytes."""
+    """Raise `MessageTooLargeError` where a text, result or argument set is larger than `limit` bytes.
+
+    What is no text counts as JSON without spaces, however it was sent.
+    """
     for value in payload_of(message).values():
         size = (
             len(value.encode())
             if isinstance(value, str)
-            else len(json.dumps(value, ensure_ascii=False).encode())
+            else len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
         )
         if size > limit:
             raise MessageTooLargeError(limit=limit)

@@ -1,5 +1,6 @@
 """Values of every kind come back as they were sent: falsy, huge, strange and just as large as allowed."""
 
+import json
 from typing import Any
 
 import pytest
@@ -88,6 +89,18 @@ async def test_what_is_exactly_as_large_as_allowed_passes_and_one_byte_more_does
             problem = await refused(server.client, message, "message_too_large", **ADA)
             assert problem["status"] == 413
         assert _received(await result(server.client, "ada", call_id, whole)) == whole
+
+
+async def test_a_result_of_small_numbers_counts_without_the_spaces_that_nobody_sent(
+    database_url: str,
+) -> None:
+    fits, more = [77] + [7] * 2046, [7] * 2048
+    assert [len(json.dumps(value, separators=(",", ":"))) for value in (fits, more)] == [4096, 4097]
+    async with steered(database_url, in_turn(reading(1)), max_message_bytes=4096) as (server, _):
+        (call_id,) = calls_of(await server.client.say("hi", **ADA))
+        about = {"type": "tool_result", "call_id": call_id}
+        await refused(server.client, {**about, "result": more}, "message_too_large", **ADA)
+        assert _received(await result(server.client, "ada", call_id, fits)) == fits
 
 
 async def test_a_mebibyte_is_stored_and_streamed_whole(database_url: str) -> None:
