@@ -6,7 +6,7 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response
 
 from api.auth import Chatter
-from api.body import read_body
+from api.body import parsed_body
 from api.parameters import KNOWN_ONLY
 from api.reading import ConversationId, TheReads, answered
 from api.reads import conversation_of
@@ -34,8 +34,9 @@ async def amend_conversation(
 ) -> Response:
     """Rename, archive or reopen a conversation; 202 where it is stored and the list is not there yet."""
     turns: TurnService = request.app.state.turns
-    value = parsed_json(await read_body(request, request.app.state.limits.message_bytes))
-    asked = parsed_amendment(conversation_id, idempotency_key, value)
+    asked = await parsed_body(
+        request, lambda body: parsed_amendment(conversation_id, idempotency_key, parsed_json(body))
+    )
     following = await turns.submit(asked, caller.subject)
     position = await _position_of(following)
     body = {"turn_id": following.row.turn_id}

@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from sse_starlette import EventSourceResponse
 
 from api.auth import Chatter
-from api.body import read_body
+from api.body import parsed_body
 from api.errors import RETRY_AFTER_S, STATUS
 from api.origin_chunks import PLAN_PREFIX, Chunks
 from api.sse import HEARTBEAT, STREAMED, event_stream, one_line
@@ -82,9 +82,8 @@ async def send_message(request: Request, caller: Chatter) -> EventSourceResponse
     """Take one of the origin's five messages and stream its turn as the origin's chunks."""
     limit = request.app.state.limits.message_bytes
     turns: TurnService = request.app.state.turns
-    value = _translated(parsed_json(await read_body(request, limit)))
-    asked = await _with_plan_version(parsed_request(value, limit), turns)
-    following = await turns.submit(asked, caller.subject)
+    asked = await parsed_body(request, lambda body: parsed_request(_translated(parsed_json(body)), limit))
+    following = await turns.submit(await _with_plan_version(asked, turns), caller.subject)
     return event_stream(_pieces(following), request.app.state.metrics)
 
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Header, Path, Request, Response
 from sse_starlette import EventSourceResponse
 
 from api.auth import Chatter
-from api.body import read_body
+from api.body import parsed_body
 from api.parameters import KNOWN_ONLY, LastSeen
 from api.reading import ConversationId
 from api.sse import STREAMED, batches_encoded, event_stream
@@ -44,9 +44,10 @@ async def send_message(
     idempotency_key: Annotated[str | None, Header(description="The same as turn_id.")] = None,
 ) -> EventSourceResponse:
     """Send one of the five messages and stream its turn."""
-    limits = request.app.state.limits
-    value = parsed_json(await read_body(request, limits.message_bytes))
-    asked = parsed_request(_with_key(value, idempotency_key), limits.message_bytes)
+    limit = request.app.state.limits.message_bytes
+    asked = await parsed_body(
+        request, lambda body: parsed_request(_with_key(parsed_json(body), idempotency_key), limit)
+    )
     return _streamed(request, await _turns(request).submit(asked, caller.subject))
 
 

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -14,6 +14,7 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
     model_validator,
 )
 
@@ -67,10 +68,18 @@ def is_id(text: str) -> bool:
     return re.fullmatch(ID_PATTERN, text) is not None
 
 
+# Said of a message that was accepted before: its values were looked through then, each of what may be many.
+_ACCEPTED: Final = {"accepted": True}
+
+
+def _storable(value: Any, info: ValidationInfo) -> Any:
+    return value if info.context is _ACCEPTED else storable(value)
+
+
 Id = Annotated[str, Field(pattern=ID_PATTERN)]
-Text = Annotated[str, Field(min_length=1), AfterValidator(storable)]
-Name = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(storable)]
-Json = Annotated[Any, AfterValidator(storable)]
+Text = Annotated[str, Field(min_length=1), AfterValidator(_storable)]
+Name = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_storable)]
+Json = Annotated[Any, AfterValidator(_storable)]
 
 
 class Message(BaseModel):
@@ -116,7 +125,7 @@ class HitlDecision(Message):
     type: Literal["hitl_decision"]
     call_id: Id
     decision: Literal["approve", "edit", "reject"]
-    arguments: Annotated[dict[str, Any], AfterValidator(storable)] | None = None
+    arguments: Annotated[dict[str, Any], AfterValidator(_storable)] | None = None
     feedback: Text | None = None
 
     @model_validator(mode="after")
@@ -209,12 +218,13 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def parsed_request(value: Any, limit: int) -> Asked:
     """Read a request. Raises `InvalidMessageError`, or `MessageTooLargeError` above `limit` bytes."""
+    message = value.get("message") if isinstance(value, dict) else None
+    if isinstance(message, dict):
+        _refuse_too_large(message, limit)  # first: to look through many values takes long
     try:
-        asked = _ASKED.validate_python(value)
+        return _ASKED.validate_python(value)
     except ValidationError as error:
         raise InvalidMessageError(reason=_first_reason(error)) from None
-    refuse_too_large(asked.message, limit)
-    return asked
 
 
 def parsed_amendment(conversation_id: str, turn_id: str | None, value: Any) -> AskedToAmend:
@@ -230,7 +240,7 @@ def parsed_amendment(conversation_id: str, turn_id: str | None, value: Any) -> A
 
 def stored_message(payload: Mapping[str, Any]) -> AnyMessage | Amend:
     """Read a message back that was accepted before."""
-    return _MESSAGE.validate_python(payload)
+    return _MESSAGE.validate_python(payload, context=_ACCEPTED)
 
 
 def payload_of(message: AnyMessage | Amend) -> dict[str, Any]:
@@ -238,7 +248,11 @@ def payload_of(message: AnyMessage | Amend) -> dict[str, Any]:
 
     Only a result can be null; any other field that is null is one that was not given.
     """
-    given = message.model_dump(mode="python", exclude_unset=True)
+    given = {
+        name: getattr(message, name)
+        for name in type(message).model_fields
+        if name in message.model_fields_set
+    }
     return {name: value for name, value in given.items() if value is not None or name == "result"}
 
 
@@ -248,19 +262,19 @@ def payload_hash(payload: Mapping[str, Any]) -> str:
     return sha256(text.encode()).hexdigest()
 
 
-def refuse_too_large(message: AnyMessage, limit: int) -> None:
-    """Raise `MessageTooLargeError` where a text, result or argument set is larger than `limit` bytes.
-
-    What is no text counts as JSON without spaces, however it was sent.
-    """
-    for value in payload_of(message).values():
-        size = (
-            len(value.encode())
-            if isinstance(value, str)
-            else len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
-        )
-        if size > limit:
+def _refuse_too_large(message: Mapping[str, Any], limit: int) -> None:
+    """Raise `MessageTooLargeError` where a text, result or argument set is larger than `limit` bytes."""
+    try:
+        if any(_size(value) > limit for value in message.values()):
             raise MessageTooLargeError(limit=limit)
+    except RecursionError:
+        raise InvalidMessageError(reason="it is nested too deeply") from None
+
+
+def _size(value: Any) -> int:
+    """Count the bytes of a text; what is none counts as JSON without spaces, however it was sent."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return len(text.encode(errors="surrogatepass"))
 
 
 def _first_reason(error: ValidationError) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import httpx
+import pytest
 
 from tests.integration.bad_input import (
     BAD_IDS,
@@ -116,6 +117,21 @@ async def test_an_oversized_body_is_refused_before_it_is_read_to_its_end(databas
         assert problem_of(await post(server, body)) == (413, "message_too_large")
         padded = json.dumps({"message": HELLO}).encode() + b" " * 200_000
         assert problem_of(await post(server, padded)) == (413, "message_too_large")
+        await nothing_happened(server, database_url)
+
+
+@pytest.mark.parametrize("megabytes", [6, 4, 2])
+async def test_a_body_of_millions_of_small_values_is_refused_and_keeps_nobody_waiting(
+    database_url: str, megabytes: int
+) -> None:
+    values = b"0," * (megabytes * 500_000)
+    body = b'{"message": {"type": "tool_result", "call_id": "c", "result": [' + values + b"0]}}"
+    async with serving(database_url) as server:
+        assert problem_of(await post(server, body)) == (413, "message_too_large")
+        at_the_origins = await server.client.http.post(
+            "/agent/message/stream", content=body.replace(b"{", b'{"session_id": "c", ', 1)
+        )
+        assert (at_the_origins.status_code, at_the_origins.json().keys()) == (413, {"detail"})
         await nothing_happened(server, database_url)
 
 

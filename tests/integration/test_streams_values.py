@@ -1,5 +1,6 @@
 """Values of every kind come back as they were sent: falsy, huge, strange and just as large as allowed."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -101,6 +102,18 @@ async def test_a_result_of_small_numbers_counts_without_the_spaces_that_nobody_s
         about = {"type": "tool_result", "call_id": call_id}
         await refused(server.client, {**about, "result": more}, "message_too_large", **ADA)
         assert _received(await result(server.client, "ada", call_id, fits)) == fits
+
+
+async def test_half_a_million_small_numbers_are_a_result_and_keep_nobody_waiting(database_url: str) -> None:
+    numbers = [7] * (2**19 - 1)
+    body = {"type": "tool_result", "result": numbers}
+    async with steered(database_url, in_turn(reading(1))) as (server, _):
+        (call_id,) = calls_of(await server.client.say("hi", **ADA))
+        content = await asyncio.to_thread(json.dumps, {**ADA, "message": {**body, "call_id": call_id}})
+        response = await server.client.http.post("/v1/messages/stream", content=content)
+    assert response.status_code == 200
+    assert response.text.count("7,7") > len(numbers) // 3
+    assert "event: turn.committed" in response.text
 
 
 async def test_a_mebibyte_is_stored_and_streamed_whole(database_url: str) -> None:

@@ -66,6 +66,11 @@ def test_a_message_is_kept_as_it_was_sent_and_read_back_the_same(message: dict[s
     assert stored_message(json.loads(json.dumps(payload))) == asked.message
 
 
+def test_a_message_that_was_accepted_is_not_looked_through_again() -> None:
+    result = {**RESULT, "result": ["what only a look at each value would find: \x00"]}
+    assert payload_of(stored_message(result)) == result
+
+
 @pytest.mark.parametrize("message", GOOD, ids=str)
 def test_an_optional_field_that_is_null_says_what_its_absence_says(message: dict[str, Any]) -> None:
     asked = parsed_request({"message": message}, LIMIT).message
