@@ -126,7 +126,7 @@ def encoded(item: FeedItem) -> bytes:
         head = (
             f"event: {item.type}\n" if item.position is None else f"id: {item.position}\nevent: {item.type}\n"
         )
-        item.encoded = f"{head}data: {one_line(item.body)}\n\n".encode()
+        item.encoded = b"%bdata: %b\n\n" % (head.encode(), one_line(item.body))
     return item.encoded
 
 

@@ -100,7 +100,7 @@ async def _pieces(following: Following) -> AsyncIterator[bytes]:
 
 
 def _encoded(chunks: Sequence[Mapping[str, Any]]) -> bytes:
-    return b"".join(f"data: {one_line(chunk)}\n\n".encode() for chunk in chunks)
+    return b"".join(b"data: %b\n\n" % one_line(chunk) for chunk in chunks)
 
 
 # --- what came in --------------------------------------------------------------------------------

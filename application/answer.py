@@ -3,18 +3,22 @@
 import json
 from dataclasses import dataclass, field
 from io import StringIO
-from typing import Any
+from typing import Any, Final
 
 from application.agents import MAX_TOOL_NAME, AgentProfile
 from application.ids import new_call_id, new_id
 from application.language_model import Finished, ToolCall
-from application.our_tools import OURS, use_our_tool
+from application.our_tools import OURS, answer_our_tool, use_our_tool
 from application.policy import Verdict
 from application.ports import UnitOfWork
 from application.protocol import storable
+from application.texts import storable_text
 from application.turn import SYSTEM, Kit, Turn
 from domain.aggregate import By
 from domain.errors import MinutebookError
+
+# Characters of a model's own id for its call, more than any provider makes.
+MAX_MODEL_CALL_ID: Final = 255
 
 
 @dataclass(slots=True)
@@ -62,9 +66,7 @@ def record(answer: Answer, profile: AgentProfile, work: UnitOfWork, turn: Turn, 
     _record_client_calls(answer, profile, work, kit, by)
     for call in answer.calls:
         if call.tool in OURS:
-            arguments = parsed_arguments(call.arguments) or {}
-            ids = (new_call_id(), storable_text(call.model_call_id))
-            use_our_tool(call.tool, ids, arguments, work, turn, kit, by)
+            _use_ours(call, work, turn, kit, by)
     return bool(answer.calls) and work.conversation.agent_may_go_on
 
 
@@ -74,17 +76,28 @@ def _send(answer: Answer, text: str, reason: str, work: UnitOfWork, by: By) -> N
     )
 
 
+def _use_ours(call: ToolCall, work: UnitOfWork, turn: Turn, kit: Kit, by: By) -> None:
+    ids = (new_call_id(), _their_id(call))
+    arguments, refusal = _arguments(call, kit)
+    if refusal:
+        answer_our_tool(call.tool, ids, {}, refusal.reason, work, turn)
+    else:
+        use_our_tool(call.tool, ids, arguments, work, turn, kit, by)
+
+
 def _record_client_calls(answer: Answer, profile: AgentProfile, work: UnitOfWork, kit: Kit, by: By) -> None:
     """Record the calls the client is to run, in order, then close those that are forbidden."""
     forbidden: list[tuple[str, Verdict]] = []
     for call in answer.calls:
         if call.tool in OURS:
             continue
-        arguments, verdict = _judged(call, profile, kit)
+        tool = storable_text(call.tool)[:MAX_TOOL_NAME]  # a longer one is nobody's tool
+        arguments, refusal = _arguments(call, kit)
+        verdict = refusal or kit.policy.judge(profile, tool, arguments)
         call_id = new_call_id()
         asked = {
-            "model_call_id": storable_text(call.model_call_id),
-            "tool": storable_text(call.tool)[:MAX_TOOL_NAME],  # a longer one is no tool of ours
+            "model_call_id": _their_id(call),
+            "tool": tool,
             "arguments": arguments,
             "agent": profile.name,
             "requires_decision": verdict.kind != "free",
@@ -97,16 +110,20 @@ def _record_client_calls(answer: Answer, profile: AgentProfile, work: UnitOfWork
         work.conversation.close_call(call_id, "forbidden", By(SYSTEM, by.turn_id), verdict.reason)
 
 
-def _judged(call: ToolCall, profile: AgentProfile, kit: Kit) -> tuple[Any, Verdict]:
-    """Return the arguments and the policy's verdict; what is not an object is kept as text and forbidden."""
+def _their_id(call: ToolCall) -> str:
+    return storable_text(call.model_call_id)[:MAX_MODEL_CALL_ID]
+
+
+def _arguments(call: ToolCall, kit: Kit) -> tuple[Any, Verdict | None]:
+    """Return a call's arguments, and why they cannot be taken, if so; what is no object is kept as text."""
+    if len(call.arguments.encode("utf-8", "replace")) > kit.limits.message_bytes:
+        reason = f"The arguments are larger than {kit.limits.message_bytes} bytes."
+        return {}, Verdict("forbidden", "arguments_too_large", reason)
     arguments = parsed_arguments(call.arguments)
     if arguments is None:
         reason = "The arguments are not a JSON object; call the tool again with valid arguments."
         return storable_text(call.arguments), Verdict("forbidden", "invalid_arguments", reason)
-    if len(call.arguments.encode("utf-8", "replace")) > kit.limits.message_bytes:
-        reason = f"The arguments are larger than {kit.limits.message_bytes} bytes."
-        return {}, Verdict("forbidden", "arguments_too_large", reason)
-    return arguments, kit.policy.judge(profile, call.tool, arguments)
+    return arguments, None
 
 
 def parsed_arguments(text: str) -> dict[str, Any] | None:
@@ -116,8 +133,3 @@ def parsed_arguments(text: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return arguments if isinstance(arguments, dict) else None
-
-
-def storable_text(text: str) -> str:
-    """Replace what no log can keep and no reader can read: NUL and halves of surrogate pairs."""
-    return text.replace("\x00", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")

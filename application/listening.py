@@ -4,10 +4,11 @@ import asyncio
 from contextlib import aclosing
 from typing import Final
 
-from application.answer import Answer, storable_text
+from application.answer import Answer
 from application.errors import AnswerLimitReachedError, TurnTimeLimitReachedError
 from application.frames import DELTA
 from application.language_model import ModelRequest, TextDelta, ToolCall
+from application.texts import storable_text
 from application.turn import Kit, Turn
 
 # So many deltas go out one by one in each window; what comes faster than anybody reads is joined.

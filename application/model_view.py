@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from application.language_model import CallMade, ModelMessage, ResultGiven, Said
+from application.texts import storable_text
 from domain.aggregate import MinuteEvent
 from domain.conversation import Conversation
 
@@ -127,7 +128,9 @@ def _result(event: MinuteEvent) -> tuple[str, str] | None:
     if isinstance(event, Conversation.ToolCallRejected):
         return event.call_id, f"A person rejected this call. {event.feedback or ''}".strip()
     if isinstance(event, Conversation.ToolCallClosed):
-        return event.call_id, f"This call was not run ({event.reason}). {event.detail or ''}".strip()
+        # Halves of surrogate pairs came into logs by the names of tools, and no request can carry them.
+        detail = storable_text(event.detail or "")
+        return event.call_id, f"This call was not run ({event.reason}). {detail}".strip()
     return None
 
 

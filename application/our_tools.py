@@ -28,6 +28,13 @@ def use_our_tool(
         said = OURS[tool](arguments, work, turn, kit, by)
     except (InvalidPlanError, AgentNotFoundError, SwitchLimitReachedError) as refusal:
         said = str(refusal)
+    answer_our_tool(tool, ids, arguments, said, work, turn)
+
+
+def answer_our_tool(
+    tool: str, ids: tuple[str, str], arguments: Mapping[str, Any], said: str, work: UnitOfWork, turn: Turn
+) -> None:
+    """Let the model see, for the length of the turn, its call and what came of it."""
     turn.asides.append(Aside(work.conversation.version, *ids, tool, json.dumps(arguments), said))
 
 

@@ -11,7 +11,7 @@ from application.language_model import CallMade, ModelMessage, ResultGiven, Said
 from application.model_view import LEFT_OUT, Aside, _result, _tokens, model_messages, recent_events
 from domain.aggregate import By
 from domain.conversation import Conversation
-from tests.given import fact
+from tests.given import fact, recorded
 from tests.given import given as given_that
 from tests.unit.commands import histories, live
 from tests.unit.past import PROPOSED, asked
@@ -210,3 +210,11 @@ def test_a_plan_its_decision_and_its_subtasks_are_told_as_what_they_are() -> Non
 def test_words_with_braces_are_left_as_they_are() -> None:
     words = "{content} {0} {} {{x}} %s"
     assert model_messages(events_of(said("user", words))) == [Said("user", words)]
+
+
+def test_half_a_surrogate_pair_that_is_stored_does_not_reach_the_model() -> None:
+    conversation = given_that(asked("call-1")).aggregate
+    conversation.close_call("call-1", "forbidden", BY, "The agent ask has no tool a\ud800b.")
+    last = model_messages(recorded(conversation), [])[-1]
+    assert isinstance(last, ResultGiven)
+    assert last.content.encode().decode().endswith("no tool a\ufffdb.")
