@@ -141,6 +141,7 @@ class Running:
             logger.error("turn_broke", turn=turn.row.turn_id, exc_info=error)
         if not turn.is_open and not known.retryable and known is error:
             await self._take_back(turn, known)
+            turn.stream.refuse(failed_frame(turn.row, known, turn.stream.last_seq + 1))
             turn.opened.set_exception(known)
             turn.opened.exception()  # the one who asked reads it; nobody may be left to
             return "refused"

@@ -44,6 +44,11 @@ class TurnStream:
             self.is_over = True
             self._add(frames)
 
+    def refuse(self, end: Frame) -> None:
+        """End it for those who have attached already. Nobody else is told of a message that was not taken."""
+        self._on_frame = None
+        self.end([end])
+
     def relay(self, frames: Iterable[Frame]) -> None:
         """Add provisional frames made elsewhere; what was added before is passed over."""
         if not self.is_over:
