@@ -1,10 +1,11 @@
 """How a turn that is over reads: from its row and the log, at any age, on any node."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 from application.errors import TurnAbandonedError
 from application.frames import Frame, after, committed_frames, failed_frame
-from application.ports import EventLog, TurnRow
+from application.ports import EventLog, LoggedEvent, TurnRow
 from domain.errors import MinutebookError
 
 _BY_CODE: dict[str, type[MinutebookError]] = defaultdict(lambda: MinutebookError)
@@ -17,8 +18,12 @@ async def ended_frames(row: TurnRow, log: EventLog, seq: int = 0) -> list[Frame]
     if row.state != "committed":
         # Nobody counted the frames of an abandoned turn: its end comes after whatever was seen.
         return [failed_frame(row, failure_of(row), seq + 1)]
-    events = await log.read(row.first_position, row.last_position or 0) if row.first_position else []
-    return after(committed_frames(row, events), seq)
+    return after(committed_frames(row, await stored_events(row, log)), seq)
+
+
+async def stored_events(row: TurnRow, log: EventLog) -> Sequence[LoggedEvent]:
+    """Return the events that a committed turn tells of: its own, or those of the turn it repeats."""
+    return await log.read(row.first_position, row.last_position or 0) if row.first_position else []
 
 
 def failure_of(row: TurnRow) -> MinutebookError:

@@ -17,7 +17,7 @@ from application.errors import (
 from application.frames import Frame, committed_frames, failed_frame
 from application.ports import Committed, EventLog, Failure, TurnRow
 from application.protocol import stored_message
-from application.replay import ended_frames
+from application.replay import ended_frames, stored_events
 from application.stream import TurnStream
 from application.turn import Kit, Turn
 from application.use_cases import USE_CASES
@@ -94,9 +94,9 @@ class Running:
     async def _run(self, turn: Turn, on_end: Callable[[], None]) -> None:
         started = time.monotonic()
         self._kit.metrics.turn_started()
-        outcome, events = "abandoned", 0
+        outcome = "abandoned"
         try:
-            outcome, events = await self._attempt(turn)
+            outcome = await self._attempt(turn)
         except asyncio.CancelledError:
             outcome = await _to_the_end(self._give_up(turn))
         except Exception as error:  # noqa: BLE001 (whatever it is, the turn ends in one terminal frame)
@@ -104,7 +104,7 @@ class Running:
         finally:
             self._forget(turn)
             on_end()
-            self._report(turn, outcome, events, time.monotonic() - started)
+            self._report(turn, outcome, time.monotonic() - started)
 
     def _forget(self, turn: Turn) -> None:
         # The store may have given the id to its next attempt before this one has quite ended.
@@ -112,22 +112,21 @@ class Running:
             del self._turns[turn.row.turn_id]
             del self._tasks[turn.row.turn_id]
 
-    async def _attempt(self, turn: Turn) -> tuple[str, int]:
+    async def _attempt(self, turn: Turn) -> str:
         started = time.monotonic()
-        status = "rolled_back"
         try:
             message = stored_message(turn.row.payload or {})
             committed = await USE_CASES[turn.row.kind](message, turn, self._kit)
-            status = "committed"
+            turn.stored = len(committed.events)
         except ConflictError:
             self._kit.metrics.append_conflict()
             raise
         finally:
-            self._kit.metrics.committed(turn.row.kind, status, time.monotonic() - started)
+            turn.took_s = time.monotonic() - started
         if committed.events:
             turn.stream.end(committed_frames(_committed_row(turn, committed), committed.events))
-            return "committed", len(committed.events)
-        return await _to_the_end(self._announce_again(turn, committed)), 0
+            return "committed"
+        return await _to_the_end(self._announce_again(turn, committed))
 
     async def _announce_again(self, turn: Turn, committed: Committed) -> str:
         """Nothing new was recorded: say the outcome of the earlier turn, read from the log."""
@@ -172,7 +171,9 @@ class Running:
         """The turn is not ours any more: given up by its lease, or stored though nobody told us."""
         row = await self._kit.turns.find(turn.row.turn_id, turn.row.subject)
         if row and row.state == "committed" and row.attempt == turn.row.attempt:
-            turn.stream.end(await ended_frames(row, self._log))
+            events = await stored_events(row, self._log)
+            turn.stored = sum(event.turn_id == row.turn_id for event in events)
+            turn.stream.end(committed_frames(row, events))
             return "committed"
         self._end(turn, error)
         return error.code
@@ -190,8 +191,10 @@ class Running:
         if not turn.opened.done():
             turn.opened.set_result(None)
 
-    def _report(self, turn: Turn, outcome: str, events: int, seconds: float) -> None:
-        """Write the one log line of a stream."""
+    def _report(self, turn: Turn, outcome: str, seconds: float) -> None:
+        """Count a turn and write the one log line of its stream."""
+        status = "rolled_back" if turn.stored is None else "committed"
+        self._kit.metrics.committed(turn.row.kind, status, turn.took_s)
         self._kit.metrics.turn_ended(turn.row.kind, outcome, seconds)
         logger.info(
             "stream",
@@ -201,8 +204,8 @@ class Running:
             attempt=turn.row.attempt,
             outcome=outcome,
             lifetime_s=round(seconds, 6),
-            commits=int(outcome == "committed"),
-            events=events,
+            commits=int(turn.stored is not None),
+            events=turn.stored or 0,
         )
 
     # --- keeping ---------------------------------------------------------------------------------

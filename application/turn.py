@@ -52,6 +52,9 @@ class Turn:
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.began = asyncio.get_running_loop().time()
         self.is_cancelled = False
+        # What came of its unit of work: how many events it stored, None for nothing, and how long it took.
+        self.stored: int | None = None
+        self.took_s = 0.0
         # What ends listening to a model, while one is listened to.
         self.stop_listening: Callable[[], None] | None = None
         self.model_calls = 0

@@ -10,11 +10,17 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
+from application.errors import StoreUnavailableError
+from application.ports import Committed
+from application.turn import Kit, Turn
+from application.use_cases import USE_CASES
 from infrastructure.postgres.appender import Save
 from infrastructure.postgres.embedded import EmbeddedPostgres
 from tests.integration.saves import appending, events
+from tests.integration.streams import calls_of, end_of, result
 from tests.integration.waiting import eventually
 from tests.openai_pieces import Cut, Piece, Status, Text, call
 from tests.openai_server import ChatRequest, OpenAIServer
@@ -115,6 +121,30 @@ async def test_each_stream_logs_one_line_at_its_end(database_url: str, server_fo
     assert [line["kind"] for line in written] == ["user_message", "user_message", "switch_agent"]
     assert all(0 < line["lifetime_s"] < 10 for line in written)
     assert written[0].keys() >= {"conversation", "attempt", "level", "timestamp"}
+
+
+async def _acknowledged_by_nobody(message: Any, turn: Turn, kit: Kit) -> Committed:
+    await USE_CASES[turn.row.kind](message, turn, kit)
+    raise StoreUnavailableError
+
+
+async def test_a_commit_that_is_found_out_afterwards_is_counted_and_logged_as_one(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(database_url) as server:
+        (call_id,) = calls_of(await server.client.say("read a.txt", conversation_id="ada"))
+        monkeypatch.setattr("application.running.USE_CASES", {"tool_result": _acknowledged_by_nobody})
+        with structlog.testing.capture_logs() as logged:
+            ends = [end_of(await result(server.client, "ada", call_id)) for _ in range(2)]
+            await eventually(lambda: _is(server, "turns_ended_total", 3))
+        said = {"operation": "tool_result"}
+        assert await metric(server, "sse_transaction_commits_total", **said, status="committed") == 2
+        assert await metric(server, "sse_transaction_commits_total", **said, status="rolled_back") == 0
+    assert ends[0]["events"] == ends[1]["events"] == 3
+    written = [line for line in logged if line["event"] == "stream"]
+    assert [(line["outcome"], line["commits"], line["events"]) for line in written] == [
+        ("committed", 1, 3), ("committed", 1, 0)  # the second repeats the first: it has no events of its own
+    ]  # fmt: skip
 
 
 SECRETS = (SAID, ANSWERED, RESULT, ARGUMENT, KEY, PASSWORD, SCOLDED) = tuple(
