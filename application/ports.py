@@ -108,12 +108,15 @@ class Busy:
     running_turn_id: str
 
 
+Attempt = tuple[str, int]  # a turn's id and which attempt of it: what is said of one is not said of the next
+
+
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """What the store says about the turns a node believes it is running."""
+    """What the store says about the attempts a node believes it is running."""
 
-    lost: frozenset[str]
-    cancelled: frozenset[str]
+    lost: frozenset[Attempt]
+    cancelled: frozenset[Attempt]
 
 
 class Turns(Protocol):
@@ -153,14 +156,14 @@ class Turns(Protocol):
     async def free(self, turn_id: str) -> None:
         """Abandon this turn where its lease has run out; waits for a commit in flight."""
 
-    async def renew(self, turn_ids: Sequence[str]) -> Renewal:
-        """Extend the leases of this node's turns in one statement."""
+    async def renew(self, attempts: Sequence[Attempt]) -> Renewal:
+        """Extend the leases of these attempts of this node in one statement."""
 
     async def sweep(self) -> Sequence[str]:
         """Abandon every turn whose lease has run out; returns their ids."""
 
-    async def abandon(self, turn_ids: Sequence[str]) -> None:
-        """Abandon these turns of this node by name (shutdown)."""
+    async def abandon(self, attempts: Sequence[Attempt]) -> None:
+        """Abandon these attempts of this node by name (shutdown)."""
 
 
 # --- the unit of work ----------------------------------------------------------------------------

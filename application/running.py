@@ -40,7 +40,8 @@ class Running:
         self.lease_s = lease_s
         self._on_frame = on_frame
         self._turns: dict[str, Turn] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        # Not by id: an attempt that was given up may still run when the next one of its turn begins.
+        self._tasks: dict[Turn, asyncio.Task[None]] = {}
         self._keeper: asyncio.Task[None] | None = None
 
     # --- from outside ----------------------------------------------------------------------------
@@ -63,12 +64,13 @@ class Running:
         turn = Turn(row, TurnStream(row, self._kit.limits, self._on_frame))
         self._turns[row.turn_id] = turn
         task = asyncio.create_task(self._run(turn, on_end), name=f"turn {row.turn_id}")
-        self._tasks[row.turn_id] = task
+        self._tasks[turn] = task
         return turn
 
-    def cancel(self, turn_id: str) -> None:
-        """Ask a turn that runs here to stop and keep what was said."""
-        if turn := self._turns.get(turn_id):
+    def cancel(self, row: TurnRow) -> None:
+        """Ask this attempt, if it runs here, to stop and keep what was said."""
+        turn = self._turns.get(row.turn_id)
+        if turn and turn.row.attempt == row.attempt:
             turn.cancel()
 
     def open_keeper(self) -> None:
@@ -80,7 +82,7 @@ class Running:
         self.is_closing = True
         if self._tasks:
             await asyncio.wait(list(self._tasks.values()), timeout=grace_s)
-        left = list(self._tasks)
+        left = [turn.row.turn_id for turn in self._tasks]
         for task in list(self._tasks.values()):
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -107,10 +109,10 @@ class Running:
             self._report(turn, outcome, time.monotonic() - started)
 
     def _forget(self, turn: Turn) -> None:
+        del self._tasks[turn]
         # The store may have given the id to its next attempt before this one has quite ended.
         if self._turns.get(turn.row.turn_id) is turn:
             del self._turns[turn.row.turn_id]
-            del self._tasks[turn.row.turn_id]
 
     async def _attempt(self, turn: Turn) -> str:
         started = time.monotonic()
@@ -182,7 +184,7 @@ class Running:
         error: MinutebookError = TurnLostError()
         if self.is_closing:
             error = TurnAbandonedError()
-            await asyncio.gather(self._kit.turns.abandon([turn.row.turn_id]), return_exceptions=True)
+            await asyncio.gather(self._kit.turns.abandon([turn.attempt]), return_exceptions=True)
         self._end(turn, error)
         return error.code
 
@@ -221,19 +223,20 @@ class Running:
                     for turn_id in await self._kit.turns.sweep():
                         logger.warning("turn_abandoned", turn=turn_id)
             except StoreUnavailableError:
-                logger.warning("leases_not_renewed", turns=len(self._turns))
+                logger.warning("leases_not_renewed", turns=len(self._tasks))
             except Exception:
                 logger.exception("keeper_broke")  # every turn of this process lives by its next round
 
     async def _renew(self) -> None:
-        if not self._turns:
+        turns = list(self._tasks)
+        if not turns:
             return
-        renewal = await self._kit.turns.renew(list(self._turns))
-        for turn_id in renewal.cancelled:
-            self.cancel(turn_id)
-        for turn_id in renewal.lost:
-            if task := self._tasks.get(turn_id):
-                task.cancel()
+        renewal = await self._kit.turns.renew([turn.attempt for turn in turns])
+        for turn in turns:  # of these it was asked, and not of what has begun since
+            if turn.attempt in renewal.cancelled:
+                turn.cancel()
+            if turn.attempt in renewal.lost and turn in self._tasks:
+                self._tasks[turn].cancel()
 
 
 async def _to_the_end(ending: Coroutine[Any, Any, str]) -> str:

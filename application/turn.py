@@ -11,6 +11,7 @@ from application.language_model import LanguageModel
 from application.model_view import Aside
 from application.policy import Policy
 from application.ports import (
+    Attempt,
     Closing,
     Committed,
     Limits,
@@ -63,6 +64,11 @@ class Turn:
     def by_agent(self, work: UnitOfWork) -> By:
         """Return the signature of the agent that is on."""
         return By(f"agent:{work.agent.name}", self.row.turn_id)
+
+    @property
+    def attempt(self) -> Attempt:
+        """Which attempt of which turn this is."""
+        return self.row.turn_id, self.row.attempt
 
     @property
     def is_open(self) -> bool:

@@ -90,7 +90,7 @@ class TurnService:
         row = await self._kit.turns.request_cancel(turn_id, subject)
         if row is None:
             raise TurnNotFoundError
-        self._running.cancel(turn_id)
+        self._running.cancel(row)
         return await self._ended(row) if row.state == "running" else row
 
     async def _ended(self, row: TurnRow) -> TurnRow:

@@ -7,7 +7,7 @@ from typing import Any, Final, LiteralString
 from psycopg.abc import Params
 
 from application.errors import TurnIdReusedError
-from application.ports import Accepted, Busy, Existing, Failure, Renewal, TurnRequest, TurnRow
+from application.ports import Accepted, Attempt, Busy, Existing, Failure, Renewal, TurnRequest, TurnRow
 from domain.errors import ConversationErasedError, ConversationNotFoundError
 from infrastructure.postgres.mapper import PlainJson
 from infrastructure.postgres.pool import Pool, store_errors
@@ -51,7 +51,7 @@ WITHDRAW: Final = """
       FROM mine WHERE turns.id = mine.id AND mine.attempt > 1"""
 ABANDON: Final = """
     UPDATE turns SET state = 'abandoned', ended_at = clock_timestamp(), code = 'turn_abandoned'
-     WHERE id = %s AND node = %s AND state = 'running'"""
+     WHERE id = %s AND attempt = %s AND node = %s AND state = 'running'"""
 FREE: Final = """
     UPDATE turns SET state = 'abandoned', ended_at = clock_timestamp(), code = 'turn_abandoned'
      WHERE id = %s AND state = 'running' AND lease_until < clock_timestamp()"""
@@ -69,15 +69,16 @@ SWEEP: Final = """
 # `held` reads without locking: a row that a commit in flight has locked is neither waited for nor
 # counted as lost. Nor is one that this node itself has closed a moment ago.
 RENEW: Final = """
-    WITH held AS (
-        SELECT id, cancel_requested AND state = 'running' AS cancelled FROM turns
-         WHERE id = ANY(%(ids)s) AND node = %(node)s AND state <> 'abandoned'),
+    WITH asked AS (SELECT * FROM unnest(%(ids)s::text[], %(attempts)s::int[]) AS asked (id, attempt)),
+    held AS (
+        SELECT id, attempt, cancel_requested AND state = 'running' AS cancelled FROM turns JOIN asked
+         USING (id, attempt) WHERE node = %(node)s AND state <> 'abandoned'),
     renewed AS (
         UPDATE turns SET lease_until = clock_timestamp() + %(lease)s
-         WHERE id IN (SELECT id FROM turns
-                       WHERE id = ANY(%(ids)s) AND node = %(node)s AND state = 'running'
-                         FOR UPDATE SKIP LOCKED))
-    SELECT id, cancelled FROM held"""
+         WHERE id IN (SELECT id FROM turns JOIN asked USING (id, attempt)
+                       WHERE node = %(node)s AND state = 'running'
+                         FOR UPDATE OF turns SKIP LOCKED))
+    SELECT id, attempt, cancelled FROM held"""
 
 
 class PostgresTurns:
@@ -156,16 +157,17 @@ class PostgresTurns:
         """Abandon this turn where its lease has run out; waits for a commit in flight."""
         await self._do(FREE, (turn_id,))
 
-    async def renew(self, turn_ids: Sequence[str]) -> Renewal:
-        """Extend the leases of this node's turns in one statement.
+    async def renew(self, attempts: Sequence[Attempt]) -> Renewal:
+        """Extend the leases of these attempts of this node in one statement.
 
         Lost is what was abandoned or went to another node, not what this node has closed itself.
         """
-        asked = {"ids": list(turn_ids), "node": self._node, "lease": self._lease}
-        held = dict(await self._rows(RENEW, asked))
+        ids, numbers = [turn_id for turn_id, _ in attempts], [number for _, number in attempts]
+        asked = {"ids": ids, "attempts": numbers, "node": self._node, "lease": self._lease}
+        held = {(turn_id, number): cancelled for turn_id, number, cancelled in await self._rows(RENEW, asked)}
         return Renewal(
-            lost=frozenset(turn_ids) - frozenset(held),
-            cancelled=frozenset(turn_id for turn_id, cancelled in held.items() if cancelled),
+            lost=frozenset(attempts) - frozenset(held),
+            cancelled=frozenset(attempt for attempt, cancelled in held.items() if cancelled),
         )
 
     async def sweep(self) -> Sequence[str]:
@@ -175,10 +177,10 @@ class PostgresTurns:
         """
         return [turn_id for (turn_id,) in await self._rows(SWEEP, {"lease": self._lease})]
 
-    async def abandon(self, turn_ids: Sequence[str]) -> None:
-        """Abandon these turns of this node by name (shutdown); one that commits meanwhile stays so."""
-        for turn_id in turn_ids:  # one row lock at a time: none is held while waiting for another
-            await self._do(ABANDON, (turn_id, self._node))
+    async def abandon(self, attempts: Sequence[Attempt]) -> None:
+        """Abandon these attempts of this node by name (shutdown); one that commits meanwhile stays so."""
+        for turn_id, number in attempts:  # one row lock at a time: none is held while waiting for another
+            await self._do(ABANDON, (turn_id, number, self._node))
 
     async def _do(self, query: LiteralString, values: Params) -> None:
         async with store_errors(), self._pool.connection() as connection:

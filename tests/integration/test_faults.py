@@ -223,8 +223,10 @@ async def test_a_turn_given_up_while_its_failure_is_being_stored_still_ends_its_
             await until(lambda: read_turns(database_url))
             await holder.execute("SELECT FROM turns WHERE id = %s FOR UPDATE", [turn_id])
             await until(lambda: query(database_url, WAITING_TO_FAIL))
+            turn = server.house.running.get(turn_id)
+            assert turn
             for _ in range(3):  # its lease is found lost, again and again
-                server.house.running._tasks[turn_id].cancel()
+                server.house.running._tasks[turn].cancel()
                 await asyncio.sleep(0.02)
         assert_failed(await asyncio.wait_for(failing, 10), "model_unavailable")
         await assert_kept(database_url, turn_id, "fail")

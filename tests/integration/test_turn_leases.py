@@ -73,7 +73,7 @@ async def test_a_renewed_lease_lasts(pool: Pool) -> None:
     turns = PostgresTurns(pool, "node-1", LEASE_S)
     await accepted(turns)
     await expire(pool, "t1")
-    assert await turns.renew(["t1"]) == await turns.renew(["t1"])
+    assert await turns.renew([("t1", 1)]) == await turns.renew([("t1", 1)])
     [(left,)] = await execute(
         pool, "SELECT extract(epoch FROM lease_until - clock_timestamp()) FROM turns WHERE id = 't1'"
     )
@@ -88,9 +88,25 @@ async def test_renewing_tells_what_was_lost(turns: Turns, elsewhere: Turns, pool
     await expire(pool, taken.turn_id)
     await elsewhere.retry(taken.turn_id, "ada")
     await turns.sweep()
-    renewal = await turns.renew(["t1", taken.turn_id, "unknown"])
-    assert renewal.lost == {"t1", taken.turn_id, "unknown"}
-    assert (await elsewhere.renew([taken.turn_id])).lost == frozenset()
+    renewal = await turns.renew([("t1", 1), (taken.turn_id, 1), ("unknown", 1)])
+    assert renewal.lost == {("t1", 1), (taken.turn_id, 1), ("unknown", 1)}
+    assert (await elsewhere.renew([(taken.turn_id, 2)])).lost == frozenset()
+
+
+async def test_what_is_said_of_an_attempt_is_not_said_of_the_next_one_on_the_same_node(
+    turns: Turns, pool: Pool
+) -> None:
+    await accepted(turns)
+    await expire(pool, "t1")
+    assert isinstance(await turns.retry("t1", "ada"), Accepted)
+    await turns.request_cancel("t1", "ada")
+    await expire(pool, "t1")
+    assert (await turns.renew([("t1", 1)])).lost == {("t1", 1)}
+    await turns.abandon([("t1", 1)])
+    row = await turns.find("t1", "ada")
+    assert row
+    assert (row.state, row.attempt) == ("running", 2)
+    assert await turns.sweep() == ["t1"], "the first attempt has renewed the second one's lease"
 
 
 async def test_what_this_node_has_just_ended_is_not_lost(turns: Turns, pool: Pool) -> None:
@@ -98,7 +114,7 @@ async def test_what_this_node_has_just_ended_is_not_lost(turns: Turns, pool: Poo
     failed = await accepted(turns, asked(conversation_id="c2"))
     await commit(pool, "t1")
     await turns.fail(failed.turn_id, 1, Failure("conflict", "So it goes.", 0))
-    assert (await turns.renew(["t1", failed.turn_id])).lost == frozenset()
+    assert (await turns.renew([("t1", 1), (failed.turn_id, 1)])).lost == frozenset()
 
 
 async def test_a_turn_whose_commit_is_in_flight_is_neither_lost_nor_waited_for(
@@ -108,7 +124,7 @@ async def test_a_turn_whose_commit_is_in_flight_is_neither_lost_nor_waited_for(
     async with pool.connection() as connection, connection.transaction():
         await connection.execute("UPDATE turns SET state = 'committed' WHERE id = 't1'")
         async with asyncio.timeout(2):
-            assert (await turns.renew(["t1"])).lost == frozenset()
+            assert (await turns.renew([("t1", 1)])).lost == frozenset()
 
 
 async def test_the_sweep_leaves_a_commit_in_flight_alone(turns: Turns, pool: Pool) -> None:
@@ -172,10 +188,10 @@ async def test_leases_are_the_databases_clock(turns: Turns, pool: Pool) -> None:
 
 async def test_a_cancel_is_seen_by_the_node_that_runs_the_turn(turns: Turns, elsewhere: Turns) -> None:
     row = await accepted(turns)
-    assert (await turns.renew(["t1"])).cancelled == frozenset()
+    assert (await turns.renew([("t1", 1)])).cancelled == frozenset()
     assert await elsewhere.request_cancel("t1", "ada") == row
     assert await elsewhere.request_cancel("t1", "ada") == row
-    assert (await turns.renew(["t1"])).cancelled == {"t1"}
+    assert (await turns.renew([("t1", 1)])).cancelled == {("t1", 1)}
 
 
 async def test_cancelling_what_has_ended_answers_how_it_ended(turns: Turns, pool: Pool) -> None:
@@ -184,7 +200,7 @@ async def test_cancelling_what_has_ended_answers_how_it_ended(turns: Turns, pool
     row = await turns.request_cancel("t1", "ada")
     assert row
     assert row.state == "committed"
-    assert (await turns.renew(["t1"])).cancelled == frozenset()
+    assert (await turns.renew([("t1", 1)])).cancelled == frozenset()
 
 
 async def test_a_cancel_that_meets_a_commit_answers_the_commit(turns: Turns, pool: Pool) -> None:
@@ -209,10 +225,10 @@ async def test_without_a_database_every_answer_is_that_the_store_is_unavailable(
         turns.accept(HELLO),
         turns.find("t1", "ada"),
         turns.retry("t1", "ada"),
-        turns.renew(["t1"]),
+        turns.renew([("t1", 1)]),
         turns.sweep(),
         turns.fail("t1", 1, Failure("conflict", "So it goes.", 0)),
-        turns.abandon(["t1"]),
+        turns.abandon([("t1", 1)]),
     ):
         with pytest.raises(StoreUnavailableError):
             await asking

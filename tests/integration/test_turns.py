@@ -112,7 +112,7 @@ async def test_the_turn_of_somebody_else_cannot_be_found_cancelled_or_retried(tu
     row = await accepted(turns)
     assert await turns.find("t1", "bob") is None
     assert await turns.request_cancel("t1", "bob") is None
-    assert (await turns.renew(["t1"])).cancelled == frozenset()
+    assert (await turns.renew([("t1", 1)])).cancelled == frozenset()
     assert await turns.retry("t1", "bob") is None
     assert await turns.find("t1", "ada") == row
 
@@ -176,7 +176,7 @@ async def test_only_a_running_turn_of_this_node_and_attempt_is_withdrawn(
 async def test_a_node_that_shuts_down_abandons_its_own_turns_by_name(turns: Turns, elsewhere: Turns) -> None:
     await accepted(turns)
     theirs = await accepted(elsewhere, asked(conversation_id="c2"))
-    await turns.abandon(["t1", theirs.turn_id, "unknown"])
+    await turns.abandon([("t1", 1), (theirs.turn_id, 1), ("unknown", 1)])
     row = await turns.find("t1", "ada")
     assert row
     assert (row.state, row.code, row.payload) == ("abandoned", "turn_abandoned", HELLO.payload)
@@ -196,8 +196,8 @@ async def test_a_failed_turn_runs_again_as_its_next_attempt(turns: Turns, elsewh
     assert (row.state, row.attempt, row.node) == ("running", 2, "node-2")
     assert (row.code, row.outcome, row.ended_at, row.provisional_frames) == (None, None, None, 0)
     assert (row.payload, row.accepted_at) == (HELLO.payload, before.accepted_at)
-    assert await elsewhere.renew(["t1"]) == await elsewhere.renew(["t1"])
-    assert (await elsewhere.renew(["t1"])).cancelled == frozenset()
+    assert await elsewhere.renew([("t1", 2)]) == await elsewhere.renew([("t1", 2)])
+    assert (await elsewhere.renew([("t1", 2)])).cancelled == frozenset()
 
 
 async def test_what_runs_or_is_committed_is_not_retried(turns: Turns, pool: Pool) -> None:

@@ -130,7 +130,7 @@ class Both:
             if row and there and there.state == "running":
                 there.is_cancelled = True
         else:
-            await self._keep(operation, node)
+            await self._keep(operation, node, attempt)
 
     def _withdraw(self, turn: str, attempt: int, node: str) -> None:
         mine = self.model.mine(turn, attempt, node)
@@ -154,7 +154,7 @@ class Both:
                 self.pool, FIRST_EVENT, f"conversation-{there.conversation}", f"user:{there.subject}"
             )
 
-    async def _keep(self, operation: str, node: str) -> None:
+    async def _keep(self, operation: str, node: str, attempt: int) -> None:
         turns, model = self.nodes[node], self.model
         if operation == "sweep":
             swept = {name for name in await turns.sweep() if name.startswith(self.mark)}
@@ -162,22 +162,25 @@ class Both:
             for name in swept:
                 model.end(model.turns[name], "abandoned")
         elif operation == "abandon":
-            names = [f"{self.mark}-{turn}" for turn in TURNS]
-            await turns.abandon(names)
+            await turns.abandon([(f"{self.mark}-{turn}", attempt) for turn in TURNS])
             for turn in model.turns.values():
-                if turn.node == node:
+                if (turn.node, turn.attempt) == (node, attempt):
                     model.end(turn, "abandoned")
         else:
-            await self._renew(turns, node)
+            await self._renew(turns, node, attempt)
 
-    async def _renew(self, turns: PostgresTurns, node: str) -> None:
-        names = [f"{self.mark}-{turn}" for turn in TURNS]
-        renewal = await turns.renew(names)
-        held = {n: t for n, t in self.model.turns.items() if t.node == node and t.state != "abandoned"}
-        running = [(name, turn) for name, turn in held.items() if turn.state == "running"]
-        assert renewal.lost == set(names) - held.keys()
-        assert renewal.cancelled == {name for name, turn in running if turn.is_cancelled}
-        for _, turn in running:
+    async def _renew(self, turns: PostgresTurns, node: str, attempt: int) -> None:
+        asked_for = {(f"{self.mark}-{turn}", attempt) for turn in TURNS}
+        renewal = await turns.renew(list(asked_for))
+        held = {
+            (name, attempt): turn
+            for name, turn in self.model.turns.items()
+            if (turn.node, turn.attempt) == (node, attempt) and turn.state != "abandoned"
+        }
+        running = {key: turn for key, turn in held.items() if turn.state == "running"}
+        assert renewal.lost == asked_for - held.keys()
+        assert renewal.cancelled == {key for key, turn in running.items() if turn.is_cancelled}
+        for turn in running.values():
             turn.is_expired = False
 
     async def check(self) -> None:
