@@ -47,6 +47,10 @@ class Queues:
             line.remove(place)
             self._next(conversation_id, line)
 
+    def is_waited_in(self, conversation_id: str) -> bool:
+        """Whether anybody stands in line there."""
+        return conversation_id in self._lines
+
     def wake(self, conversation_id: str) -> None:
         """Let the first in line look whether the conversation is free."""
         if line := self._lines.get(conversation_id):

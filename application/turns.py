@@ -1,8 +1,9 @@
 """Turns from outside: accept one, run it as its own task, watch it, cancel it, try it again."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from application.errors import (
     AgentNotFoundError,
@@ -30,6 +31,9 @@ CANCEL_AT_LEAST_S = 10.0
 CANCEL_AT_MOST_S = 30.0
 CANCEL_POLL_S = 0.5
 STORE_PATIENCE_S = 30.0
+
+
+Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,8 @@ class TurnService:
     async def retry(self, turn_id: str, subject: str) -> Following:
         """Run a failed or abandoned turn again, as its next attempt."""
         self._refuse_while_closing()
-        outcome = await self._kit.turns.retry(turn_id, subject)
+        row = await self.status(turn_id, subject)
+        outcome = await self._in_line(row, lambda: self._kit.turns.retry(turn_id, subject))
         if outcome is None:
             raise TurnNotFoundError
         if isinstance(outcome, Busy):
@@ -199,13 +204,22 @@ class TurnService:
         return Following(row, self._follow(row, row.subject, 0))
 
     async def _accept(self, request: TurnRequest) -> Accepted | Existing | Busy:
-        if request.kind not in PATIENT:
-            return await self._kit.turns.accept(request)
+        would_wait = request.kind in PATIENT and self._queues.is_waited_in(request.conversation_id)
+        if would_wait and (row := await self._kit.turns.find(request.turn_id, request.subject)):
+            return Existing(row)  # who repeats what was accepted before has nothing to wait for
+        return await self._in_line(request, lambda: self._kit.turns.accept(request))
+
+    async def _in_line(
+        self, asked: TurnRequest | TurnRow, begin: Callable[[], Awaitable[Outcome]]
+    ) -> Outcome | Busy:
+        """Begin a turn; one of a patient kind waits until the conversation is free and its place is first."""
+        if asked.kind not in PATIENT:
+            return await begin()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._kit.limits.busy_wait_s
-        async with self._queues.place(request.conversation_id, self._kit.limits.busy_wait_s) as place:
+        async with self._queues.place(asked.conversation_id, self._kit.limits.busy_wait_s) as place:
             while True:
-                outcome = await self._kit.turns.accept(request)
+                outcome = await begin()
                 left = deadline - loop.time()
                 if not isinstance(outcome, Busy) or left <= 0 or not place.is_first:
                     return outcome

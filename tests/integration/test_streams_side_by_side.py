@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
+
 from application.ports import Accepted, TurnRequest
 from application.protocol import payload_hash
 from infrastructure.postgres.pool import open_pool
@@ -24,8 +26,9 @@ from tests.integration.streams import (
     turns_of,
     types,
 )
-from tests.openai_pieces import Text
-from tests.serving import serving
+from tests.integration.test_streams_failures import retry
+from tests.openai_pieces import Status, Text
+from tests.serving import Refused, frames_of, serving
 
 ADA = {"conversation_id": "ada"}
 
@@ -83,6 +86,60 @@ async def test_results_that_meet_a_running_turn_wait_for_it_in_the_order_of_arri
     received = [e["data"]["call_id"] for e in stored if e["type"] == "conversation.tool_result_received"]
     assert received == arriving
     assert [len(types(frames)) for frames in streams] == [1, 1, 1, 1, 1, 3]
+
+
+async def test_a_retry_of_a_result_waits_for_a_running_turn_in_the_order_of_arrival(
+    database_url: str,
+) -> None:
+    script = in_turn(reading(2), [Status(500)], [Text("thanks")])
+    async with steered(database_url, script, busy_wait_s=20) as (server, _):
+        first, second = calls_of(await server.client.say("hi", **ADA))
+        await result(server.client, "ada", first, turn_id="t-1")
+        failed = await result(server.client, "ada", second, turn_id="t-2")
+        assert end_of(failed)["code"] == "model_unavailable"
+        async with busy(database_url, "ada"):
+            waiting: list[asyncio.Task[Any]] = [asyncio.create_task(retry(server, "t-2"))]
+            await asyncio.sleep(0.1)
+            waiting.append(asyncio.create_task(result(server.client, "ada", second, turn_id="t-3")))
+            await asyncio.sleep(0.2)
+            assert not any(task.done() for task in waiting)
+        again, repeated = await asyncio.gather(*waiting)
+    check_frames(again, attempt=2)
+    assert types(again) == types(repeated)
+    assert {event["turn_id"] for event in await log_of(database_url)} >= {"t-1", "t-2"}
+    assert "t-3" not in {event["turn_id"] for event in await log_of(database_url)}
+
+
+async def test_a_retry_of_a_result_waits_no_longer_than_it_may(database_url: str) -> None:
+    async with steered(database_url, in_turn(reading(1), [Status(500)]), busy_wait_s=0.5) as (server, _):
+        (call_id,) = calls_of(await server.client.say("hi", **ADA))
+        await result(server.client, "ada", call_id, turn_id="t-2")
+        async with busy(database_url, "ada"):
+            before = time.monotonic()
+            with pytest.raises(Refused, match="turn_in_progress"):
+                await retry(server, "t-2")
+            assert 0.5 <= time.monotonic() - before < 2.5
+
+
+async def test_a_repeat_of_a_running_result_attaches_at_once_although_others_wait(database_url: str) -> None:
+    gate = Gate()
+    async with steered(database_url, in_turn(reading(2), gate.pieces()), busy_wait_s=30) as (server, _):
+        first, second = calls_of(await server.client.say("hi", **ADA))
+        await result(server.client, "ada", first)
+        running = asyncio.create_task(result(server.client, "ada", second, turn_id="t-2"))
+        await gate.reached.wait()
+        waiting = asyncio.create_task(result(server.client, "ada", first))
+        await asyncio.sleep(0.1)
+        again = {"type": "tool_result", "call_id": second, "result": "ok"}
+        async with (
+            asyncio.timeout(10),
+            server.client.stream({**ADA, "turn_id": "t-2", "message": again}) as response,
+        ):
+            frames = frames_of(response)
+            assert (await anext(frames)).type == "turn.started"
+            gate.opened.set()
+            assert [frame async for frame in frames][-1] == (await running)[-1]
+        assert types(await waiting) == ["tool_result_received"]
 
 
 async def test_a_result_waits_no_longer_than_it_may(database_url: str) -> None:
