@@ -53,7 +53,7 @@ async def _position_of(following: Following) -> int:
     """Read a turn to its end and return where its last event stands, 0 without any. Raises its failure."""
     last: Frame | None = None
     async for batch in following.frames:
-        last = batch[-1]
+        last = batch[-1] if batch else last  # an empty one is a heartbeat
     assert last, "a turn's stream ends in a terminal frame"  # noqa: S101
     if last.type == FAILED:
         raise error_of(last.body["code"], last.body["message"])

@@ -16,6 +16,7 @@ from application.errors import (
 )
 from application.frames import Frame, failed_frame, seq_after
 from application.ids import new_id
+from application.pace import Pace
 from application.ports import Accepted, Busy, EventLog, Existing, TurnRequest, TurnRow
 from application.protocol import Amend, AnyMessage, Asked, AskedToAmend, payload_hash, payload_of
 from application.queueing import Queues
@@ -151,20 +152,19 @@ class TurnService:
     async def _follow(self, row: TurnRow, subject: str, seq: int) -> AsyncIterator[Sequence[Frame]]:
         """Yield what is left of a turn: always up to one terminal frame, whatever happens meanwhile."""
         patience = asyncio.get_running_loop().time() + STORE_PATIENCE_S
+        pace = Pace()
         while True:
-            if stream := self._running.stream_of(row):
-                async for batch in stream.watch(seq):
-                    yield batch
-                return
-            if row.state == "running" and row.node != self._kit.node:
-                async for batch in self._mirrors.watch(row, seq):
+            if live := self._live(row, seq):
+                async for batch in live:
                     yield batch
                 return
             try:
                 if row.state != "running":
                     yield await ended_frames(row, self._log, seq)
                     return
-                await asyncio.sleep(POLL_S / 10)  # it was accepted a moment ago, or is just over
+                # It was accepted a moment ago or is just over; or its end could not be stored.
+                if await pace.rest():
+                    yield []
                 found = await self.status(row.turn_id, subject)
                 if found.attempt != row.attempt:
                     seq = 0  # a cursor belongs to its attempt; the next one is read from its start
@@ -174,6 +174,13 @@ class TurnService:
                 if gone or asyncio.get_running_loop().time() > patience:
                     yield [failed_frame(row, error, seq + 1)]
                     return
+
+    def _live(self, row: TurnRow, seq: int) -> AsyncIterator[Sequence[Frame]] | None:
+        """Return what a turn that runs says from now on, here or elsewhere; None where nobody hears it."""
+        if stream := self._running.stream_of(row):
+            return stream.watch(seq)
+        is_elsewhere = row.state == "running" and row.node != self._kit.node
+        return self._mirrors.watch(row, seq) if is_elsewhere else None
 
     # --- accepting -------------------------------------------------------------------------------
 
@@ -192,11 +199,12 @@ class TurnService:
         other_place = asked.conversation_id and asked.conversation_id != row.conversation_id
         if row.payload_hash != request.payload_hash or other_place:
             raise TurnIdReusedError(turn_id=row.turn_id)
+        pace = Pace()
         while row.state == "running" and row.node == self._kit.node:
             if turn := self._running.get(row.turn_id):
                 await asyncio.shield(turn.opened)  # a refusal of the first is the refusal of the second
                 break
-            await asyncio.sleep(POLL_S / 10)  # accepted a moment ago, or just over
+            await pace.rest()  # accepted a moment ago, or just over, or its end could not be stored
             found = await self._kit.turns.find(row.turn_id, row.subject)
             if found is None:
                 return None
