@@ -67,10 +67,9 @@ class Running:
         self._tasks[turn] = task
         return turn
 
-    def cancel(self, row: TurnRow) -> None:
-        """Ask this attempt, if it runs here, to stop and keep what was said."""
-        turn = self._turns.get(row.turn_id)
-        if turn and turn.row.attempt == row.attempt:
+    def cancel(self, turn_id: str) -> None:
+        """Ask a turn that runs here to stop and keep what was said."""
+        if turn := self._turns.get(turn_id):
             turn.cancel()
 
     def open_keeper(self) -> None:

@@ -96,8 +96,11 @@ class TurnService:
         row = await self._kit.turns.request_cancel(turn_id, subject)
         if row is None:
             raise TurnNotFoundError
-        self._running.cancel(row)
-        return await self._ended(row) if row.state == "running" else row
+        if row.state != "running":
+            return row
+        if self._running.stream_of(row):  # and not of a retry that has begun since
+            self._running.cancel(turn_id)
+        return await self._ended(row)
 
     async def _ended(self, row: TurnRow) -> TurnRow:
         """Wait for the end of a turn that was asked to stop; an attempt after it is somebody else's wish."""
