@@ -27,6 +27,7 @@ from infrastructure.audit.verify_range import (
 )
 
 _SHOWN: Final = 20  # findings that are told; the rest is counted
+_ANY_SIZE: Final = 2**62
 OnProgress = Callable[[int, int], None]  # the position reached, and the newest
 
 
@@ -215,7 +216,7 @@ class Verification:
         for one in self._exported:
             self._check_exported(one, head)
         for level in range(8):
-            self._count_tiles(connection, level, min(sealed, head) >> TILE_LEVELS * (level + 1))
+            self._count_tiles(connection, level, head if sealed > head else _ANY_SIZE)
 
     def _check_exported(self, one: Exported, head: int) -> None:
         if one.flaw:
@@ -227,12 +228,15 @@ class Verification:
             what = f"the log ends at position {head}, but the checkpoint in {one.name} covers"
             self._find(head + 1, f"{what} {one.checkpoint.size} events")
 
-    def _count_tiles(self, connection: psycopg.Connection, level: int, expected: int) -> None:
+    def _count_tiles(self, connection: psycopg.Connection, level: int, most: int) -> None:
+        """Count the tiles over more than is sealed, which may be more by now than at the beginning."""
         row = connection.execute(
-            "SELECT count(*) FROM seal_tiles WHERE level = %s AND index >= %s", [level, expected]
+            "SELECT count(*), min(index) FROM seal_tiles WHERE level = %s AND index >="
+            " least((SELECT coalesce(max(size), 0) FROM seal_checkpoints), %s::bigint) >> %s",
+            [level, most, TILE_LEVELS * (level + 1)],
         ).fetchone()
         if row and row[0]:
-            first = (expected << TILE_LEVELS * (level + 1)) + 1
+            first = (row[1] << TILE_LEVELS * (level + 1)) + 1
             self._find(first, f"{row[0]} tiles of level {level} stand beyond what is sealed")
 
     # ------------------------------------------------------------ what it comes to

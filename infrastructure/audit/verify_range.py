@@ -146,12 +146,15 @@ class RangeCheck:
         return {tile.index: tile for tile in cursor}
 
     def _checkpoints(self) -> Mapping[int, list[Sealed]]:
-        """Return the signed checkpoints in this range by the tile in which they end."""
+        """Return the signed checkpoints in this range by the tile in which they end.
+
+        None that was written since the beginning: of those, one range would see some and another one others.
+        """
         cursor = self._connection.cursor(row_factory=class_row(Sealed))
         cursor.execute(
             "SELECT number, size, recorded_at, root, hashes, note FROM seal_checkpoints"
             " WHERE size > %s AND size <= %s ORDER BY number",
-            [self._start, self._end],
+            [self._start, min(self._end, self._task.sealed)],
         )
         found = defaultdict[int, list[Sealed]](list)
         for one in cursor:

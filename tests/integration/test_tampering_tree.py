@@ -144,6 +144,23 @@ def test_a_log_of_several_ranges_is_verified_by_several_processes(database_url: 
     assert "the tile over positions 1 to 65536 is not what its events give" in told(verified())
 
 
+def test_a_log_that_grows_and_is_sealed_while_it_is_verified_fits(database_url: str, tmp_path: Path) -> None:
+    """Also where tiles of the second level come in between, and where a key is replaced."""
+    fill(database_url, 65_500)
+    seal(database_url, tmp_path)
+    fill(database_url, 700)
+
+    def grow(position: int, head: int) -> None:
+        if position == head:
+            fill(database_url, 300)
+        rotate(database_url, signing_in(tmp_path))
+        seal(database_url, tmp_path)
+
+    found = Verification(database_url, signing_in(tmp_path).verifiers(), workers=1, on_progress=grow).run()
+    assert (told(found), found.head, found.sealed) == ("", 66_200, 65_500)
+    assert Verification(database_url, signing_in(tmp_path).verifiers(), workers=1).run().is_good
+
+
 # ---------------------------------------------------------------- keys
 def test_a_log_sealed_with_keys_that_followed_each_other_fits(log: Sealed) -> None:
     done = rotate(log.url, signing_in(log.folder))
