@@ -16,6 +16,8 @@ from application.erasing import said
 
 _LATER = "run `minutebook erase` again without --no-scrub, or let a server do it"
 
+_NO_EVENT = "Nothing of it was in the log, which has no receipt either"
+
 
 def erase(
     conversation: Annotated[str, typer.Argument(help="The conversation's id.")],
@@ -41,7 +43,8 @@ def erase(
         print(json.dumps({**said(erasure), "position": erasure.position, "left": left}))
         return
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in erasure.erased.items())
-    print(f"Erased {conversation}: {counts}. The receipt is at position {erasure.position}.")
+    receipt = f"The receipt is at position {erasure.position}" if erasure.position else _NO_EVENT
+    print(f"Erased {conversation}: {counts}. {receipt}.")
     for sentence in left:
         print(f"Left to you: {sentence}.")
 

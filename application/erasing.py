@@ -10,6 +10,8 @@ from typing import Any, Protocol
 class Erasure:
     """What an erasure did: the receipt's position and time, and what there was (counts).
 
+    Where nothing was stored of it the receipt is not in the log either, and the position 0.
+
     `scrubbed_at` is when the last traces left the files; None: they have yet to go.
     """
 
@@ -30,6 +32,7 @@ class Eraser(Protocol):
     ) -> Erasure:
         """Destroy the key and append the receipt, in one transaction; return the first receipt later on.
 
+        Of a conversation of which nothing is stored the turns are forgotten that came to nothing.
         `subject` is whose it has to be, None for anybody's. Raises `ConversationNotFoundError`,
         `TurnInProgressError` while a turn runs in it, and `StoreUnavailableError`.
         """

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from api.bootstrap.audit import audit_of
+from api.bootstrap.erasing import purging
 from api.bootstrap.health import exposition, readiness
 from api.bootstrap.store import Store
 from api.bootstrap.turns import Turns, forgetting
@@ -50,7 +51,7 @@ def doors_of(
         seals=PostgresSeals(store.reading),
         roster=kit.roster,
         model_name=kit.model_name,
-        eraser=PostgresEraser(store.pool, store.node, forgetting(store, turns)),
+        eraser=PostgresEraser(store.pool, store.node, forgetting(store, turns), purging),
         identity_header=settings.identity_header,
         scopes_header=settings.scopes_header,
         allow_remote=settings.allow_remote,

@@ -3,7 +3,9 @@
 import asyncio
 import os
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
+
+import psycopg
 
 from api.bootstrap.keys import open_vault
 from api.settings import Settings
@@ -11,12 +13,13 @@ from application.erasing import Erasure
 from infrastructure.postgres.erasing import PostgresEraser
 from infrastructure.postgres.pool import open_pool
 from infrastructure.projections.operating import Progress
+from infrastructure.projections.purging import purge
 from infrastructure.projections.registry import READ_MODELS
 from infrastructure.scrubbing import Scrubbed, scrub
 
 # Whoever has the settings is whoever the server takes for somebody when nobody has to say who they are.
 OPERATOR: Final = "user:local"
-__all__ = ["Progress", "erase_conversation", "scrub_erased"]
+__all__ = ["Progress", "erase_conversation", "purging", "scrub_erased"]
 
 
 async def erase_conversation(
@@ -25,8 +28,13 @@ async def erase_conversation(
     """Erase a conversation, whosever it is, for an operator. Raises what the endpoint says."""
     await asyncio.to_thread(open_vault, settings, url)
     async with open_pool(url, min_size=1, max_size=1) as pool:
-        eraser = PostgresEraser(pool, f"erase:{os.getpid()}", lambda _: None)
+        eraser = PostgresEraser(pool, f"erase:{os.getpid()}", lambda _: None, purging)
         return await eraser.erase(conversation_id, None, OPERATOR, reason)
+
+
+async def purging(connection: psycopg.AsyncConnection[Any], conversation_id: str, receipt: int) -> None:
+    """Take a conversation's rows out of all read models that have not come to its receipt."""
+    await purge(connection, READ_MODELS, conversation_id, receipt)
 
 
 def scrub_erased(settings: Settings, url: str, on_progress: Callable[[Progress], None]) -> Scrubbed:

@@ -1,7 +1,7 @@
 """The erasure of a conversation: its key destroyed and a receipt appended, in one transaction."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import psycopg
@@ -9,13 +9,13 @@ from psycopg.rows import dict_row, tuple_row
 
 from application.erasing import Erasure
 from application.errors import ConflictError, TurnInProgressError
-from application.ids import new_id
 from application.ports import Closing
 from domain.agent import agent_stream
 from domain.conversation import Conversation, conversation_stream
 from domain.errors import ConversationNotFoundError
 from infrastructure.postgres import arrays
 from infrastructure.postgres.batch import APPEND, NewEvent, Save, Status, parameters
+from infrastructure.postgres.forgetting import Asked, forget_turns
 from infrastructure.postgres.notifier import CHANNEL
 from infrastructure.postgres.pool import Pool, store_errors
 from infrastructure.vault import StoredDataError
@@ -41,59 +41,55 @@ _VERSIONS: Final = "SELECT stream, max(version) FROM log WHERE stream = ANY(%s) 
 # In the order in which they are done; each takes the conversation, its streams and the erasure's own turn.
 _DESTROY: Final = (
     "UPDATE keys.conversations SET wrapped = NULL, erased_at = clock_timestamp() WHERE conversation = %(id)s",
-    "UPDATE turns SET payload = NULL, outcome = NULL WHERE conversation = %(id)s AND id <> %(turn)s",
+    """UPDATE turns SET payload = NULL, payload_hash = '', outcome = NULL
+        WHERE conversation = %(id)s AND id <> %(turn)s""",
     "DELETE FROM snapshots WHERE stream = ANY(%(streams)s)",
     "DELETE FROM chunks WHERE conversation = %(id)s",
 )
 _ATTEMPTS: Final = 5
+# Takes the conversation's rows out of the read models that have not come to the receipt at this position.
+Purge = Callable[[psycopg.AsyncConnection[Any], str, int], Awaitable[None]]
 
 
 class PostgresEraser:
     """Erases conversations; `forget` is told of each, so that this process drops what it has in memory.
 
     An erasure is a turn: while it is under way no other turn runs in the conversation, and while
-    another one runs it is refused.
+    another one runs it is refused. Before it is answered `purge` has emptied the read models, also those
+    that stand still and would not come to the receipt.
     """
 
-    def __init__(self, pool: Pool, node: str, forget: Callable[[str], None]) -> None:
+    def __init__(self, pool: Pool, node: str, forget: Callable[[str], None], purge: Purge) -> None:
         self._pool = pool
         self._node = node
         self._forget = forget
+        self._purge = purge
 
     async def erase(
         self, conversation_id: str, subject: str | None, actor: str, reason: str | None
     ) -> Erasure:
         """Destroy the key and append the receipt, in one transaction; return the first receipt later on.
 
+        Of a conversation of which nothing is stored the turns are forgotten that came to nothing.
         `subject` is whose it has to be, None for anybody's. Raises `ConversationNotFoundError`,
         `TurnInProgressError` while a turn runs in it, and `StoreUnavailableError`.
         """
-        asked = _Asked(conversation_id, subject, actor, reason, self._node)
+        asked = Asked(conversation_id, subject, actor, reason, self._node)
         async with store_errors(), self._pool.connection() as connection:
             erasure = await _erased(connection, asked)
         self._forget(conversation_id)
-        async with store_errors(), self._pool.connection() as connection:
-            await connection.execute("SELECT pg_notify(%s, %s)", [CHANNEL, str(erasure.position)])
+        if erasure.position:
+            await self._spread(erasure)
         return erasure
 
-
-class _Asked:
-    """One erasure that is asked for."""
-
-    def __init__(
-        self, conversation: str, subject: str | None, actor: str, reason: str | None, node: str
-    ) -> None:
-        self.conversation = conversation
-        self.subject = subject
-        self.actor = actor
-        self.reason = reason
-        self.node = node
-        self.turn = new_id()
-        self.stream = conversation_stream(conversation)
-        self.streams = [self.stream, agent_stream(conversation)]
+    async def _spread(self, erasure: Erasure) -> None:
+        """Empty the read models, and let the other processes hear of it. Again, it does both again."""
+        async with store_errors(), self._pool.connection() as connection:
+            await self._purge(connection, erasure.conversation_id, erasure.position)
+            await connection.execute("SELECT pg_notify(%s, %s)", [CHANNEL, str(erasure.position)])
 
 
-async def _erased(connection: psycopg.AsyncConnection[Any], asked: _Asked) -> Erasure:
+async def _erased(connection: psycopg.AsyncConnection[Any], asked: Asked) -> Erasure:
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             async with connection.transaction():
@@ -104,9 +100,12 @@ async def _erased(connection: psycopg.AsyncConnection[Any], asked: _Asked) -> Er
     raise AssertionError("the last attempt returns or raises")
 
 
-async def _in_transaction(connection: psycopg.AsyncConnection[Any], asked: _Asked) -> Erasure:
+async def _in_transaction(connection: psycopg.AsyncConnection[Any], asked: Asked) -> Erasure:
+    stream = conversation_stream(asked.conversation)
+    if await _row(connection, _FIRST, [stream]) is None:  # looked for before anybody has to wait for us
+        return await forget_turns(connection, asked)
     await connection.execute(_LOCK)
-    first = await _row(connection, _FIRST, [asked.stream])
+    first = await _row(connection, _FIRST, [stream])
     if first is None or asked.subject not in (None, first["actor"].removeprefix("user:")):
         raise ConversationNotFoundError
     key = await _row(connection, _KEY, [asked.conversation])
@@ -116,13 +115,17 @@ async def _in_transaction(connection: psycopg.AsyncConnection[Any], asked: _Aske
         owner = first["actor"].removeprefix("user:")
         await _accept(connection, asked, owner)
         await _append(connection, asked, owner, first["recorded_at"].isoformat())
-        values = {"id": asked.conversation, "streams": asked.streams, "turn": asked.turn}
+        values = {"id": asked.conversation, "streams": _streams(asked), "turn": asked.turn}
         for statement in _DESTROY:
             await connection.execute(statement.encode(), values)
     return await _receipt(connection, asked, key["scrubbed_at"])
 
 
-async def _accept(connection: psycopg.AsyncConnection[Any], asked: _Asked, owner: str) -> None:
+def _streams(asked: Asked) -> list[str]:
+    return [conversation_stream(asked.conversation), agent_stream(asked.conversation)]
+
+
+async def _accept(connection: psycopg.AsyncConnection[Any], asked: Asked, owner: str) -> None:
     """Let no other turn run meanwhile."""
     row = await _row(connection, _ACCEPT, [asked.turn, asked.conversation, owner, asked.node])
     if row is None or row["verdict"] != "accepted":
@@ -130,15 +133,16 @@ async def _accept(connection: psycopg.AsyncConnection[Any], asked: _Asked, owner
 
 
 async def _append(
-    connection: psycopg.AsyncConnection[Any], asked: _Asked, owner: str, started_at: str
+    connection: psycopg.AsyncConnection[Any], asked: Asked, owner: str, started_at: str
 ) -> None:
     """Append the receipt. It is not sealed: it says nothing of what was said."""
-    versions = dict(await _rows(connection, _VERSIONS, [asked.streams]))
+    stream = conversation_stream(asked.conversation)
+    versions = dict(await _rows(connection, _VERSIONS, [_streams(asked)]))
     erased = await _row(connection, _COUNTS, [asked.conversation])
     data = {"reason": asked.reason, "owner": owner, "started_at": started_at, "erased": erased}
     receipt = NewEvent(
-        asked.stream,
-        versions[asked.stream] + 1,
+        stream,
+        versions[stream] + 1,
         Conversation.Erased.TOPIC,
         asked.conversation,
         asked.turn,
@@ -154,8 +158,10 @@ async def _append(
         raise ConflictError
 
 
-async def _receipt(connection: psycopg.AsyncConnection[Any], asked: _Asked, scrubbed_at: Any) -> Erasure:
-    row = await _row(connection, _RECEIPT, [asked.stream, Conversation.Erased.TOPIC])
+async def _receipt(connection: psycopg.AsyncConnection[Any], asked: Asked, scrubbed_at: Any) -> Erasure:
+    row = await _row(
+        connection, _RECEIPT, [conversation_stream(asked.conversation), Conversation.Erased.TOPIC]
+    )
     if row is None:
         raise StoredDataError(reason=f"the log has no receipt of the erasure of {asked.conversation}")
     data = json.loads(row["data"])

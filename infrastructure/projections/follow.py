@@ -162,6 +162,7 @@ class Projector:
             _log.error("the read model %s cannot run: %s", name, error)
             checkpoints.fail(connection, name, None, str(error))
         hosted.rest(self._retry_s)
+        self._page = Page(0, 0, ())  # it is read anew: what it says may be erased by then
         return False
 
     def _advance(self, connection: psycopg.Connection, hosted: _Hosted) -> bool:

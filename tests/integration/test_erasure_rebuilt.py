@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from api.bootstrap.erasing import purging
 from infrastructure.postgres.batch import NewEvent
 from infrastructure.postgres.erasing import PostgresEraser
 from infrastructure.postgres.pool import open_pool
@@ -41,7 +42,7 @@ def store_sealed(url: str, events: Sequence[NewEvent]) -> int:
 
 async def erase(url: str, conversation: str) -> int:
     async with open_pool(url, min_size=1, max_size=1) as pool:
-        eraser = PostgresEraser(pool, "node-1", lambda _: None)
+        eraser = PostgresEraser(pool, "node-1", lambda _: None, purging)
         return (await eraser.erase(conversation, None, "user:local", None)).position
 
 

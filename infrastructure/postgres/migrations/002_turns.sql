@@ -28,6 +28,15 @@ BEGIN
 END
 $$;
 
+-- Whether what somebody asked for in this turn was erased. Only a turn that is committed needs no payload.
+CREATE FUNCTION turn_is_erased(p_turn turns) RETURNS boolean
+LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN (p_turn.payload IS NULL AND p_turn.state IN ('failed', 'abandoned'))
+        OR turn_is_of_erased(p_turn.conversation);
+END
+$$;
+
 -- Gives up what has outlived its lease: this turn, and whatever runs in this conversation.
 -- Waits for a commit in flight and leaves alone what it has closed.
 CREATE FUNCTION turn_free(p_id text, p_conversation text) RETURNS void
@@ -53,7 +62,9 @@ BEGIN
         END IF;
         SELECT * INTO turn FROM turns WHERE id = p_id;
         IF found THEN
-            verdict := CASE WHEN turn.subject = p_subject THEN 'existing' ELSE 'reused' END;
+            -- Of an erased one nobody knows any more whether this is what it asked for.
+            verdict := CASE WHEN turn.subject <> p_subject THEN 'reused'
+                            WHEN turn_is_erased(turn) THEN 'erased' ELSE 'existing' END;
             RETURN;
         END IF;
         IF turn_is_of_erased(p_conversation) THEN
@@ -110,7 +121,7 @@ BEGIN
             verdict := 'existing';
             RETURN;
         END IF;
-        IF turn_is_of_erased(seen.conversation) THEN
+        IF turn_is_erased(turn) THEN
             verdict := 'erased';
             RETURN;
         END IF;
@@ -125,7 +136,7 @@ BEGIN
                SET state = 'running', attempt = attempt + 1, node = p_node,
                    lease_until = clock_timestamp() + p_lease,
                    ended_at = NULL, code = NULL, outcome = NULL, cancel_requested = false, provisional_frames = 0
-             WHERE id = p_id AND state IN ('failed', 'abandoned')
+             WHERE id = p_id AND state IN ('failed', 'abandoned') AND payload IS NOT NULL
             RETURNING * INTO turn;
             IF found THEN
                 IF turn_is_foreign(seen.conversation, p_subject) THEN
