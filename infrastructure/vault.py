@@ -144,6 +144,10 @@ class Vault:
         """Let another process have the master key, and unwrap for itself."""
         return Vault, (self._master_key, self._most_keys)
 
+    def smaller(self, most_keys: int) -> "Vault":
+        """Return one with the same master key that remembers fewer keys, none of them yet."""
+        return Vault(self._master_key, most_keys)
+
     def new_key(self, conversation: str) -> tuple[DataKey, bytes]:
         """Make a key for a new conversation; returns it, and what is kept of it. It is not remembered yet."""
         raw = os.urandom(KEY_BYTES)

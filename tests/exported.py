@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from application.exporting import Selection
 from infrastructure.exports.operating import write_export
+from infrastructure.vault import about_event
 from tests.opened import vault
 
 FORMS = ("ndjson", "csv", "parquet")
 
+SAID = "conversation.user_message_received"
 COLUMNS = "position, recorded_at, version, stream, type, conversation, turn, actor, data"
 
 
@@ -36,6 +39,23 @@ def fill(url: str, count: int, start: int = 0) -> None:
               FROM generate_series(%(start)s + 1, %(start)s + %(count)s) AS n""",
             {"count": count, "start": start},
         )
+
+
+def fill_sealed(url: str, count: int, each: int) -> None:
+    """Append so many sealed events, in conversations of `each`, every one with a key of its own."""
+    opener, at = vault(), datetime(2026, 3, 1, tzinfo=UTC)
+    with psycopg.connect(url) as connection:
+        keys = [opener.new_key(f"c{number}") for number in range(count // each)]
+        with connection.cursor().copy("COPY keys.conversations (conversation, wrapped) FROM STDIN") as copy:
+            for number, (_, wrapped) in enumerate(keys):
+                copy.write_row((f"c{number}", wrapped))
+        with connection.cursor().copy(f"COPY log ({COLUMNS}) FROM STDIN".encode()) as copy:
+            for n in range(count):
+                stream, version = f"conversation-c{n // each}", 1 + n % each
+                data = b'{"message_id":"m%d","content":"number %d%s"}' % (n, n, b" and more" * (n % 40))
+                about = about_event(stream, version, SAID)
+                row = (n + 1, at, version, stream, SAID, f"c{n // each}", f"t{n}", "user:local")
+                copy.write_row((*row, keys[n // each][0].seal(data, about)))
 
 
 def append(url: str, datas: Iterable[Any]) -> None:

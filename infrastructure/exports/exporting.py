@@ -83,14 +83,27 @@ class Export:
         with closing(
             psycopg.Connection.connect(self._url, **arguments("minutebook export", 0))
         ) as connection:
-            selection = state.begin(self._plan(), lambda: selecting.settled_now(self._url, self._asked))
+            selection = state.begin(
+                self._plan(),
+                lambda: selecting.head_now(connection),
+                lambda: selecting.settled_now(self._url, self._asked),
+            )
+            self._refuse_erased(connection, selection, state)
             write = self._write_parquet if self._form == "parquet" else self._write_lines
             if not write(connection, selection, state):
                 return None
             if self._with_keys:
                 key_file.write(connection, key_file.path_of(self._target))
-            checkpoint = seal_store.newest_note(connection, up_to=selection.last or 0)
-        return self._finish(selection, state, checkpoint)
+            return self._finish(connection, selection, state)
+
+    def _refuse_erased(self, connection: psycopg.Connection, selection: Selection, state: State) -> None:
+        """What was erased since it began may stand in it: it would be an export from before, made after."""
+        erased = selecting.erased_since(connection, selection, state.head)
+        if erased is not None:
+            raise ExportError(
+                reason=f"the conversation {erased} was erased after it had begun, and {self._part} may still"
+                " say what was said there; remove that folder, and export again"
+            )
 
     def _plan(self) -> dict[str, Any]:
         asked = asdict(self._asked)
@@ -137,12 +150,14 @@ class Export:
 
     # --- the end ----------------------------------------------------------------------------------
 
-    def _finish(self, selection: Selection, state: State, checkpoint: str | None) -> Manifest:
+    def _finish(self, connection: psycopg.Connection, selection: Selection, state: State) -> Manifest:
         last = selection.last or 0
         self._on_step(ExportStep("finishing", last, last))
         data = self._part / _DATA
         chunks = self._merged(state.chunks, data) if self._form == "parquet" else state.chunks
-        manifest = replace(self._manifest(selection, chunks, data), checkpoint=checkpoint)
+        manifest = self._manifest(selection, chunks, data)
+        self._refuse_erased(connection, selection, state)
+        manifest = replace(manifest, checkpoint=seal_store.newest_note(connection, up_to=last))
         manifests.write(manifest, manifests.path_of(self._target))
         data.replace(self._target)
         shutil.rmtree(self._part)

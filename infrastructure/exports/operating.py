@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from application.errors import InvalidFilterError
 from application.exporting import Checked, Format, IsCancelled, Manifest, OnStep, Selection
@@ -19,6 +20,9 @@ from infrastructure.postgres.rows import Row
 from infrastructure.vault import Key, Vault
 
 __all__ = ["Exports", "check_export", "is_export", "prove_export", "restore_export", "write_export"]
+
+# A log is read from its beginning to its end: only keys of conversations that go on just then are used again.
+_KEYS: Final = 500
 
 
 def write_export(
@@ -39,7 +43,7 @@ def write_export(
     """
     if with_keys and (selection != Selection() or form != "ndjson"):
         raise InvalidFilterError(name="with-keys", reason="keys go with a whole log in NDJSON only")
-    with Opener(url, vault) as opener:
+    with Opener(url, vault.smaller(_KEYS)) as opener:
         return Export(
             url, selection, form, target, opener.decode,
             on_step=on_step, is_cancelled=is_cancelled, with_keys=with_keys,

@@ -29,6 +29,13 @@ _PAGE: Final = sql.SQL("""
         SELECT {columns}, sum(octet_length(data)) OVER (ORDER BY position) - octet_length(data) AS before
           FROM (SELECT {columns} FROM log WHERE {wanted} ORDER BY position LIMIT {limit}) AS taken
     ) AS sized WHERE before < {most} ORDER BY position""")
+RECEIPT: Final = "conversation.erased"
+_ERASED: Final = """
+    SELECT conversation FROM log AS receipt
+     WHERE type = %(type)s AND position >> 12 >= %(head)s::bigint >> 12 AND position > %(head)s
+       AND EXISTS (SELECT FROM log WHERE conversation = receipt.conversation
+                      AND position BETWEEN %(first)s AND %(last)s)
+     LIMIT 1"""
 _AT: Final = "SELECT recorded_at FROM log WHERE position = %s"
 
 
@@ -102,6 +109,20 @@ async def _first_from(connection: psycopg.AsyncConnection[Any], moment: datetime
 
 async def _one(connection: psycopg.AsyncConnection[Any], query: str, *values: object) -> Any:
     row = await (await connection.execute(query.encode(), values)).fetchone()
+    return row[0] if row else None
+
+
+def head_now(connection: psycopg.Connection) -> int:
+    """Return the newest position, 0 for an empty log."""
+    row = connection.execute("SELECT position FROM log_head").fetchone()
+    return row[0] if row else 0
+
+
+def erased_since(connection: psycopg.Connection, selection: Selection, head: int) -> str | None:
+    """Return a conversation of which something is selected and that was erased after this position."""
+    row = connection.execute(
+        _ERASED, {"head": head, "first": selection.first, "last": selection.last, "type": RECEIPT}
+    ).fetchone()
     return row[0] if row else None
 
 

@@ -22,6 +22,7 @@ class State:
         self._folder = folder
         self._plan: Mapping[str, Any] | None = None
         self._range: Mapping[str, Any] = {}
+        self.head = 0  # the newest position when it was begun
         self.chunks: list[Chunk] = []
         self._read()
 
@@ -42,12 +43,14 @@ class State:
         """How many bytes of the data are whole chunks."""
         return self.chunks[-1].end if self.chunks else 0
 
-    def begin(self, plan: Mapping[str, Any], settle: Callable[[], Selection]) -> Selection:
+    def begin(
+        self, plan: Mapping[str, Any], head: Callable[[], int], settle: Callable[[], Selection]
+    ) -> Selection:
         """Return the range to export: the one begun before, or a new one. Raises `ExportError`."""
         asked = json.loads(json.dumps(plan))
         if self._plan is None:
-            self._plan, self._range = asked, asdict(settle())
-            self._append({"plan": self._plan, "range": self._range})
+            self._plan, self.head, self._range = asked, head(), asdict(settle())
+            self._append({"plan": self._plan, "head": self.head, "range": self._range})
         elif asked != self._plan:
             raise ExportError(
                 reason=f"{self._folder} was begun with other options; go on with those, or remove it"
@@ -73,6 +76,7 @@ class State:
             lines = [json.loads(line) for line in whole.splitlines()]
             if lines:
                 self._plan, self._range = lines[0]["plan"], lines[0]["range"]
+                self.head = lines[0]["head"]
                 self.chunks = [Chunk(**line) for line in lines[1:]]
         except (ValueError, KeyError, TypeError):
             raise ExportError(reason=f"the state in {self._folder} cannot be read; remove it") from None

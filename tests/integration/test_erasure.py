@@ -274,7 +274,7 @@ async def test_a_backup_of_the_log_with_later_keys_brings_nothing_back(server_fo
         assert not [row for row in rows if WORD.encode() in row.data]
         assert [row for row in rows if OTHER.encode() in row.data]
         assert query(both, "SELECT count(*) FROM turns") == [(0,)]
-        # What comes back where the advice is not followed: messages of turns that failed, and with old keys all.
+        # Where the advice is not followed messages of failed turns come back, and with old keys all.
         more = await asyncio.to_thread(restore, url, "with_turns", of_later_keys, with_turns)
         assert WORD.encode() in opened_payload(more, failed)
         assert not [row for row in await asyncio.to_thread(opened_log, more) if WORD.encode() in row.data]

@@ -14,7 +14,7 @@ from infrastructure.exports.operating import check_export
 from infrastructure.exports.selecting import WINDOW
 from infrastructure.exports.state import State
 from tests.command_line import environment
-from tests.exported import fill, manifest_of
+from tests.exported import FORMS, fill, fill_sealed, manifest_of
 from tests.forking import Forked
 from tests.serving import REPOSITORY
 
@@ -29,7 +29,7 @@ from infrastructure.exports.operating import write_export
 from infrastructure.vault import Vault
 
 def export(last, name):
-    write_export(sys.argv[1], Vault(bytes(32)), Selection(last=last), sys.argv[2], Path(name))
+    write_export(sys.argv[1], Vault(bytes(range(32))), Selection(last=last), sys.argv[2], Path(name))
     return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
 small = export(int(sys.argv[3]), "small")
@@ -127,13 +127,18 @@ def test_an_export_with_other_options_does_not_go_on(database_url: str, tmp_path
     assert (code, "was begun with other options" in said) == (1, True)
 
 
-@pytest.mark.parametrize("form", ["ndjson", "csv", "parquet"])
-def test_five_times_the_events_take_no_more_memory(form: str, database_url: str, tmp_path: Path) -> None:
-    fill(database_url, 5 * WINDOW)
-    code = [sys.executable, "-c", GROWN, database_url, form, str(WINDOW)]
-    settings = {**environment({}), "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(
-        code, cwd=tmp_path, env=settings, capture_output=True, text=True, check=True, timeout=110
-    )
-    assert (tmp_path / "large").stat().st_size > 4 * (tmp_path / "small").stat().st_size
-    assert int(done.stdout) < 40 * 1024
+@pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
+def test_five_times_the_events_take_no_more_memory(database_url: str, tmp_path: Path) -> None:
+    """Sealed ones, of many conversations: their keys are none that an export has to keep."""
+    fill_sealed(database_url, 5 * WINDOW, each=4)
+    # What the Parquet library's own allocator keeps for later is many MiB more one time than the next.
+    ours = {"PYTHONPATH": str(REPOSITORY), "ARROW_DEFAULT_MEMORY_POOL": "system"}
+    settings = {**environment({}), **ours}
+    for form in FORMS:
+        (folder := tmp_path / form).mkdir()
+        code = [sys.executable, "-c", GROWN, database_url, form, str(WINDOW)]
+        done = subprocess.run(
+            code, cwd=folder, env=settings, capture_output=True, text=True, check=True, timeout=110
+        )
+        assert (folder / "large").stat().st_size > 4 * (folder / "small").stat().st_size
+        assert int(done.stdout) < 30 * 1024
