@@ -40,7 +40,10 @@ def events(
         list[str] | None, typer.Option("--type", help="A type, `*` for anything; may be given again.")
     ] = None,
     actor: Annotated[str | None, typer.Option(help="user:SUBJECT, agent:NAME or system")] = None,
-    agent: Annotated[str | None, typer.Option(help="An agent's name: what it did itself.")] = None,
+    agent: Annotated[
+        str | None,
+        typer.Option(help="An agent's name: what it did itself; with --actor, what that one did about it."),
+    ] = None,
     tool: Annotated[str | None, typer.Option(help="What became of the calls of a tool.")] = None,
     turn: Annotated[str | None, typer.Option(help="The id of a turn.")] = None,
     since: Since = None,

@@ -33,6 +33,7 @@ from application.queries import Answer, Entry, Page
 T = TypeVar("T")
 # The names of a table's columns, and what a row of it says of each thing found.
 Columns = tuple[Sequence[str], Callable[[Mapping[str, Any]], Sequence[object]]]
+FAULTS = ("unreadable", "missing")  # of events that were changed or removed
 Id = Annotated[str, typer.Argument(help="The id of a conversation.")]
 Position = Annotated[int, typer.Argument(min=0, max=MOST, metavar="POSITION", help="A position of the log.")]
 At = Annotated[
@@ -82,7 +83,10 @@ def show(position: Position, as_json: Json = False) -> None:
     for name, value in (said["turn"] or {}).items():
         print(f"turn.{name:16} {brief(value)}")
     _print_events("What led to it", said["led_to_by"])
-    _print_events("All events of its turn", said["turn_events"])
+    _print_events(_SOME if said["turn_events_cut"] else "All events of its turn", said["turn_events"])
+
+
+_SOME = "Events of its turn before and after it; it has more: minutebook audit events --turn"
 
 
 def _print_events(title: str, events: Iterable[Mapping[str, Any]]) -> None:
@@ -172,11 +176,18 @@ def list_approvals(
 
 
 def _decision(one: Mapping[str, Any]) -> Sequence[object]:
-    by = one["decided"] or {}
-    changed = {name: by[name] for name in ("arguments_after", "feedback") if by.get(name) is not None}
-    asked = {name: one["asked"][name] for name in ("arguments", "goal") if name in one["asked"]}
+    by, asked = _event(one["decided"]), _event(one["asked"])
+    changed = {
+        name: by[name] for name in ("arguments_after", "feedback", *FAULTS) if by.get(name) is not None
+    }
+    words = {name: asked[name] for name in ("arguments", "goal", *FAULTS) if name in asked}
     what = (one["decision"], one["tool"] or "plan", one["outcome"] or "")
-    return [by["position"], by["at"][:19], by["by"], *what, brief({**asked, **changed})]
+    return [by["position"], by["at"][:19], by["by"], *what, brief({**words, **changed})]
+
+
+def _event(said: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return what is told of an event; of one that is not in the log any more, that it is not."""
+    return said or {"position": "", "at": "", "by": "", "missing": True}
 
 
 def retried(
@@ -197,9 +208,10 @@ def retried(
 
 def _retry(one: Mapping[str, Any]) -> Sequence[object]:
     no, again = one["rejected"], one["again"]
-    words = (no["conversation_id"], no["tool"], no["decided"]["position"], no["decided"]["by"])
-    then = (again["asked"]["position"], again["decision"] or "", again["outcome"] or "")
-    return [*words, *then, brief(again["asked"]["arguments"])]
+    by, asked = _event(no["decided"]), _event(again["asked"])
+    words = (no["conversation_id"], no["tool"], by["position"], by["by"])
+    then = (asked["position"], again["decision"] or "", again["outcome"] or "")
+    return [*words, *then, brief(asked.get("arguments", {one: True for one in FAULTS if one in asked}))]
 
 
 def _tell(

@@ -25,7 +25,8 @@ class EventFilter:
     """Which events; None or nothing is any. All that is given has to hold.
 
     `after` and `before` are positions, both left out; `since` is a time that is included, `until` one
-    that is not. `text` is looked for in what the event itself says, in any case.
+    that is not. `text` is looked for in what the event itself says, in any case; `about` is an agent that
+    the event names, as the one it concerns or the one it goes to.
     """
 
     conversation: str | None = None
@@ -39,7 +40,18 @@ class EventFilter:
     after: int | None = None
     before: int | None = None
     text: str | None = None
+    about: str | None = None
     newest_first: bool = False
+
+    @property
+    def is_by_content(self) -> bool:
+        """Whether an event has to be read to know whether it fits."""
+        return self.text is not None or self.about is not None
+
+    def fits(self, data: Mapping[str, Any]) -> bool:
+        """Whether what an event says fits; all else is not asked."""
+        names = self.about is None or self.about in (data.get("agent"), data.get("to"))
+        return names and (self.text is None or mentions(data, self.text.casefold()))
 
 
 def event_filter(
@@ -63,7 +75,7 @@ def event_filter(
         conversation=_checked("conversation", conversation, is_id, "it is no id of a conversation"),
         stream=_checked("stream", stream, _is_stream, "it reads conversation-<id> or agent-<id>"),
         types=_types(types),
-        actor=_actor(actor, agent),
+        actor=_actor("actor", actor) or _actor("agent", None if agent is None else f"agent:{agent}"),
         tool=_text("tool", tool),
         turn=_checked("turn", turn, is_id, "it is no id of a turn"),
         since=time_of("from", since),
@@ -71,6 +83,7 @@ def event_filter(
         after=_position("after", after),
         before=_position("before", before),
         text=_text("text", text),
+        about=_about(actor, agent),
         newest_first=_is_descending(order),
     )
     _refuse_empty_ranges(wanted)
@@ -100,13 +113,16 @@ def _types(globs: Sequence[str]) -> tuple[str, ...]:
     return tuple(found) if len(found) < len(EVENT_TYPES) else ()
 
 
-def _actor(actor: str | None, agent: str | None) -> str | None:
-    if actor is not None and agent is not None and actor != f"agent:{agent}":
-        raise InvalidFilterError(name="agent", reason="an event has one actor; give actor or agent, not both")
-    given = f"agent:{agent}" if agent is not None else actor
+def _actor(name: str, given: str | None) -> str | None:
     if given is not None and not re.fullmatch(r"system|(user|agent):[^\s\x00]+", given):
-        raise InvalidFilterError(name="actor", reason="it reads user:<subject>, agent:<name> or system")
+        raise InvalidFilterError(name=name, reason="it reads user:<subject>, agent:<name> or system")
     return given
+
+
+def _about(actor: str | None, agent: str | None) -> str | None:
+    """Return the agent that events of this actor are to be about; alone, an agent is an actor itself."""
+    by = _actor("agent", None if agent is None else f"agent:{agent}")
+    return agent if actor not in (None, by) and by is not None else None
 
 
 def _text(name: str, given: str | None) -> str | None:

@@ -116,6 +116,6 @@ _CAME: Final = ("result", "error", "reason", "detail", "feedback")
 def _said(event: LoggedEvent | None, names: Sequence[str]) -> dict[str, Any] | None:
     if event is None:
         return None
-    said = {name: event.data[name] for name in names if name in event.data}
+    said = {name: event.data[name] for name in (*names, "unreadable") if name in event.data}
     about = {"position": event.position, "at": event.recorded_at.isoformat(), "by": event.actor}
     return {**about, "type": event.type, **said}

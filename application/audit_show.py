@@ -1,7 +1,7 @@
 """One event with what stands around it: its turn, the turn's events, and what led to it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from application.audit import AuditLog, event_said, every_page
@@ -17,12 +17,16 @@ _BEGINNINGS: Final = frozenset({"conversation.tool_call_requested", "conversatio
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """An event, its turn (None where no row tells of it), the turn's events, and what led to it."""
+    """An event, its turn (None where no row tells of it), the turn's events, and what led to it.
+
+    Of a turn with more than `TURN_EVENTS` (`is_cut`) those before and after the event are there.
+    """
 
     event: LoggedEvent
     turn: TurnRow | None
     turn_events: Sequence[LoggedEvent]
     led_to_by: Sequence[LoggedEvent]
+    is_cut: bool = False
 
 
 async def shown(log: AuditLog, position: int) -> Shown:
@@ -31,15 +35,29 @@ async def shown(log: AuditLog, position: int) -> Shown:
     if event is None:
         raise EventNotFoundError(position=position)
     turn = await log.turn(event.turn_id)
-    return Shown(event, turn, await _turn_events(log, event), await _led_to(log, event))
+    some, is_cut = await _turn_events(log, event)
+    return Shown(event, turn, some, await _led_to(log, event), is_cut)
 
 
-async def _turn_events(log: AuditLog, event: LoggedEvent) -> list[LoggedEvent]:
-    """Return the events of the same turn; in a stream of another application there are no turns."""
+async def _turn_events(log: AuditLog, event: LoggedEvent) -> tuple[list[LoggedEvent], bool]:
+    """Return the events of the same turn, and whether there are more of them on either side.
+
+    In a stream of another application there are no turns.
+    """
     if not event.conversation_id:
-        return [event]
+        return [event], False
     wanted = EventFilter(conversation=event.conversation_id, turn=event.turn_id)
-    return [one async for page in every_page(log, wanted, TURN_EVENTS) for one in page.value.events]
+    until = await _some(log, replace(wanted, before=event.position + 1, newest_first=True))
+    after = await _some(log, replace(wanted, after=event.position))
+    behind = min(len(after), max(TURN_EVENTS - len(until), TURN_EVENTS // 2))
+    before = min(len(until), TURN_EVENTS - behind)
+    is_cut = before < len(until) or behind < len(after)
+    return [*until[:before][::-1], *after[:behind]], is_cut
+
+
+async def _some(log: AuditLog, wanted: EventFilter) -> list[LoggedEvent]:
+    """Return what is wanted, up to one more than is shown."""
+    return [one async for page in every_page(log, wanted, TURN_EVENTS + 1) for one in page.value.events]
 
 
 async def _led_to(log: AuditLog, event: LoggedEvent) -> list[LoggedEvent]:
@@ -77,6 +95,7 @@ def shown_said(it: Shown) -> Mapping[str, Any]:
         "event": event_said(it.event),
         "turn": turn_said(it.turn) if it.turn else None,
         "turn_events": list(map(event_said, it.turn_events)),
+        "turn_events_cut": it.is_cut,
         "led_to_by": list(map(event_said, it.led_to_by)),
     }
 

@@ -11,7 +11,6 @@ from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
 from application.audit import EventFilter, EventPage
-from application.audit_filter import mentions
 from application.audit_questions import RequestFilter
 from application.errors import TurnNotFoundError
 from application.ports import LoggedEvent, TurnRow
@@ -80,7 +79,7 @@ class PostgresAudit:
         async with self.by_index() as connection:
             bounds = await self.bounds(connection, wanted)
             walk = await walk_of(connection, wanted, bounds)
-            search = self._search if wanted.text else self._found
+            search = self._search if wanted.is_by_content else self._found
             page = await search(connection, walk, wanted, limit, deadline)
             return Answer(bounds.head, page)
 
@@ -147,11 +146,11 @@ class PostgresAudit:
     async def _search(
         self, connection: AsyncConnection[Any], walk: Walk, wanted: EventFilter, limit: int, deadline: float
     ) -> EventPage:
-        folded, found = (wanted.text or "").casefold(), list[LoggedEvent]()
+        found: list[LoggedEvent] = []
         while True:
             page = await self._found(connection, walk, wanted, _TEXT_CHUNK, deadline)
             for event in page.events:
-                if mentions(event.data, folded):
+                if wanted.fits(event.data):
                     found.append(event)
                     if len(found) == limit:
                         return EventPage(found, event.position)

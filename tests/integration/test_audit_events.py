@@ -77,6 +77,7 @@ def fits(event: LoggedEvent, wanted: EventFilter) -> bool:
         "after": wanted.after is not None and event.position > wanted.after,
         "before": wanted.before is not None and event.position < wanted.before,
         "text": wanted.text is not None and mentions(event.data, wanted.text.casefold()),
+        "about": wanted.about in [event.data.get(name) for name in ("agent", "to")],
     }
     given = [name for name in checks if getattr(wanted, name) not in (None, ())]
     return all(checks[name] for name in given)
@@ -104,17 +105,38 @@ def some_filter(chance: random.Random, log: Sequence[LoggedEvent]) -> EventFilte
     given: dict[str, Any] = {
         "conversation": one.conversation_id,
         "stream": one.stream,
-        "types": tuple(chance.sample(EVENT_TYPES, chance.randrange(1, 6))),
+        "types": chance.sample([*EVENT_TYPES, "conversation.tool_*", "*.plan_*", "agent.*"], 3),
         "actor": chance.choice([one.actor, "user:nobody"]),
         "tool": chance.choice(["write_file", "read_file", "no_tool"]),
-        "since": min(one, other, key=lambda event: event.position).recorded_at,
-        "until": max(one, other, key=lambda event: event.position).recorded_at + timedelta(microseconds=1),
+        "since": min(one, other, key=lambda event: event.position).recorded_at.isoformat(),
+        "until": (max(one.recorded_at, other.recorded_at) + timedelta(microseconds=1)).isoformat(),
         "after": low,
-        "before": high + 1,
+        "before": high + 2,
         "text": chance.choice(["REFUND", "strasse", "7", "never said"]),
+        "turn": one.turn_id,
+        "agent": chance.choice(["coder", "architect", "nobody"]),
     }
-    chosen = chance.sample(sorted(given), chance.randrange(0, 4))
-    return EventFilter(**{name: given[name] for name in chosen}, newest_first=chance.random() < 0.5)
+    chosen = set(chance.sample(sorted(given), chance.choice([0, 1, 2, 3, 4, 6, len(given)])))
+    if chance.random() < 0.5:  # what fits all of them: else many filters would find nothing at all
+        given |= fitting(one, len(log))
+    if "turn" in chosen:  # the rows of these turns are not there, so the conversation says where to look
+        chosen.add("conversation")
+    asked = {name: given[name] for name in chosen}
+    return event_filter(**asked, order=chance.choice(["asc", "desc"]))
+
+
+def fitting(event: LoggedEvent, newest: int) -> dict[str, Any]:
+    """Return filters that this event fits, each and all of them."""
+    said = event.data.get("content") or event.data.get("call_id")
+    agent = event.data.get("agent") or event.data.get("to")
+    about = {"tool": event.data.get("tool"), "text": said, "agent": agent}
+    return {
+        "actor": event.actor,
+        "types": [event.type.replace("tool_", "*_"), f"{event.type[:-4]}*"],
+        "after": event.position - 2 if event.position > 1 else 0,
+        "before": newest + 1,
+        **{name: value for name, value in about.items() if value},
+    }
 
 
 @pytest.mark.parametrize(
@@ -138,10 +160,13 @@ async def test_filters_find_what_reading_the_whole_log_finds_in_any_combination_
             monkeypatch.setattr(audit_walk, name, budget)
         monkeypatch.setattr(audit_walk, "_PROBE", 8)
         monkeypatch.setattr(audit, "_TEXT_CHUNK", 5)
-    for _ in range(15 if budget < 10_000 else 60):
+    times, hits = 15 if budget < 10_000 else 60, 0
+    for _ in range(times):
         wanted = some_filter(chance, log)
-        limit = 200 if budget < 10_000 or wanted.text else chance.choice([17, 200])
+        limit = 200 if budget < 10_000 or wanted.is_by_content else chance.choice([17, 200])
+        hits += bool(expected(log, wanted))
         assert await positions(auditing, wanted, limit) == expected(log, wanted), wanted
+    assert hits >= times / 5, "else this test would compare nothing with nothing"
 
 
 async def test_each_filter_alone_finds_all_there_is(auditing: PostgresAudit, log: list[LoggedEvent]) -> None:

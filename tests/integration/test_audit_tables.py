@@ -1,6 +1,7 @@
 """What the audit's commands show people, each on a conversation with all kinds of things in it."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import psycopg
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 
 from api.cli import cli
 from api.cli_audit import FOR_PEOPLE
+from application import audit_show
 from infrastructure.projections import checkpoints
 from infrastructure.projections.catching_up import BehindError, catch_up
 from infrastructure.projections.connecting import connect
@@ -16,6 +18,7 @@ from infrastructure.projections.operating import make_tables
 from infrastructure.projections.requests import Requests
 from tests.opened import vault
 from tests.reading import happen, says
+from tests.tampering import adversary
 from tests.unit.commands import TASKS, Command
 
 
@@ -118,3 +121,46 @@ async def test_a_read_model_that_stands_still_is_said_so(database_url: str, told
             "SELECT p.position = h.position FROM projections p, log_head h WHERE name = 'requests'"
         ).fetchone()
     assert row == (True,)
+
+
+async def test_what_was_removed_or_changed_is_told_as_such_and_hides_none_of_the_others(
+    database_url: str, told: None
+) -> None:
+    before = [len((await asyncio.to_thread(shown, word)).splitlines()) for word in ("approvals", "retried")]
+    types = (
+        "tool_call_requested",
+        "tool_call_edited",
+        "tool_call_rejected",
+        "plan_proposed",
+        "plan_approved",
+    )
+    for number, statement in enumerate(
+        ("UPDATE log SET data = 'not JSON' WHERE type = %s", "DELETE FROM log WHERE type = %s")
+    ):
+        with adversary(database_url) as connection:
+            for kind in types:
+                connection.execute(statement.encode(), [f"conversation.{kind}"])
+        outputs = [await asyncio.to_thread(shown, word) for word in ("approvals", "retried")]
+        assert [len(output.splitlines()) for output in outputs] == before
+        assert all(("unreadable", "missing")[number] in output for output in outputs)
+        lines = (await asyncio.to_thread(shown, "approvals", "--json")).splitlines()
+        asked = [json.loads(line)["asked"] for line in lines]
+        assert all(one["unreadable"] if number == 0 else one is None for one in asked)
+
+
+@pytest.mark.parametrize("position", [1, 4, 8, 11])
+async def test_of_a_turn_with_very_many_events_those_around_the_one_are_shown(
+    database_url: str, told: None, monkeypatch: pytest.MonkeyPatch, position: int
+) -> None:
+    with adversary(database_url) as connection:
+        connection.execute("UPDATE log SET turn = 'import-c1'")
+        (newest,) = connection.execute("SELECT max(position) FROM log").fetchone() or (0,)
+    whole = json.loads(await asyncio.to_thread(shown, "show", str(position), "--json"))
+    every = [one["position"] for one in whole["turn_events"]]
+    assert (every, whole["turn_events_cut"]) == (list(range(1, newest + 1)), False)
+    monkeypatch.setattr(audit_show, "TURN_EVENTS", 6)
+    some = json.loads(await asyncio.to_thread(shown, "show", str(position), "--json"))
+    there = [one["position"] for one in some["turn_events"]]
+    first = min(max(position - 2, 1), newest - 5)
+    assert (there, some["turn_events_cut"]) == (list(range(first, first + 6)), True)
+    assert "it has more" in await asyncio.to_thread(shown, "show", str(position))

@@ -16,7 +16,7 @@ from application.event_types import EVENT_TYPES
         ({"types": ["conversation.tool_called"]}, "no event type is called 'conversation.tool_called'"),
         ({"types": ["switched"]}, "no event type is called 'switched'; they read as agent.switched"),
         ({"actor": "ada"}, "it reads user:<subject>, agent:<name> or system"),
-        ({"actor": "user:ada", "agent": "coder"}, "give actor or agent, not both"),
+        ({"agent": "no one"}, "it reads user:<subject>, agent:<name> or system"),
         ({"since": "yesterday"}, "it is a time as 2026-03-01"),
         ({"since": "2026-03-02", "until": "2026-03-01"}, "it has to be later than from"),
         ({"after": 5, "before": 6}, "no position lies between"),
@@ -40,6 +40,16 @@ def test_a_glob_stands_for_the_types_it_fits_and_all_of_them_for_none() -> None:
     assert set(calls) == {name for name in EVENT_TYPES if "tool_call_" in name}
     assert len(calls) == len(set(calls))
     assert event_filter(types=["*"]).types == ()
+
+
+def test_an_agent_is_the_actor_alone_and_what_an_event_is_about_beside_another_actor() -> None:
+    assert event_filter(agent="coder") == event_filter(actor="agent:coder", agent="coder")
+    assert event_filter(agent="coder").actor == "agent:coder"
+    both = event_filter(actor="user:ada", agent="coder")
+    assert (both.actor, both.about) == ("user:ada", "coder")
+    assert both.fits({"agent": "coder"})
+    assert both.fits({"from": "ask", "to": "coder"})
+    assert not both.fits({"from": "coder", "to": "ask", "tool": "coder"})
 
 
 def test_a_time_without_a_zone_is_utc_and_one_with_a_zone_is_turned_into_it() -> None:
