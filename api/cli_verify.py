@@ -15,11 +15,13 @@ from api.bootstrap.database import database
 from api.bootstrap.kept import checkpoints_in, largest_in, verifiers_in
 from api.bootstrap.seals import Verified, checkpoint_notes, public_keys, rotate_signing_key, verify_log
 from api.cli_progress import progress
-from api.exit_codes import DOES_NOT_FIT, NOTHING_TO_COMPARE
+from api.exit_codes import DOES_NOT_FIT, NOT_SEALED, NOTHING_TO_COMPARE
 from api.settings import Settings, SettingsError, read_settings
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for scripts.")]
 JSON_PAUSE_S = 1.0  # between two lines of progress for a script
+# So old the oldest event may be that is not sealed, or so many times MINUTEBOOK_SEAL_S, whichever is more.
+LATE_S, LATE_INTERVALS = 60.0, 20
 
 
 def register(audit: typer.Typer) -> None:
@@ -29,7 +31,8 @@ def register(audit: typer.Typer) -> None:
     )(checkpoint)
     audit.command(
         epilog="Exit code 0: everything fits. 3: something does not, and standard output says what. "
-        "4: nothing was sealed or exported that it could be compared with."
+        "4: nothing was sealed or exported that it could be compared with. "
+        "5: what is sealed fits, but the newest events have not been sealed for more than a minute."
     )(verify)
     audit.command()(keys)
     audit.command("rotate-key")(rotate_key)
@@ -91,35 +94,46 @@ def verify(
     started = time.monotonic()
     with database(settings) as url, _bar(as_json) as show:
         found = verify_log(url, settings, files, listed, show)
-    _tell(found, time.monotonic() - started, as_json)
+    is_late = found.unsealed_s > max(LATE_S, LATE_INTERVALS * settings.seal_s)
+    _tell(found, time.monotonic() - started, as_json, is_late)
     if not found.is_good:
         sys.exit(DOES_NOT_FIT)
     if not found.is_compared:
         sys.exit(NOTHING_TO_COMPARE)
+    if is_late:
+        sys.exit(NOT_SEALED)
 
 
-def _tell(found: Verified, seconds: float, as_json: bool) -> None:
+def _tell(found: Verified, seconds: float, as_json: bool, is_late: bool) -> None:
     if as_json:
-        print(json.dumps({"phase": "done", **_told(found), "seconds": round(seconds, 3)}))
+        told = {**_told(found), "sealing_stopped": is_late}
+        print(json.dumps({"phase": "done", **told, "seconds": round(seconds, 3)}))
         return
     rate = f"{found.events / seconds:,.0f} a second" if seconds else "at once"
     print(f"{found.events:,} events up to position {found.head:,} hashed anew in {seconds:.1f} s ({rate}).")
     print(f"{found.tiles:,} tiles and {found.checkpoints:,} checkpoints compared, up to {found.sealed:,}.")
-    if found.head > found.sealed:
-        print(f"{found.head - found.sealed:,} events are not sealed yet.")
+    if found.unsealed_since:
+        print(f"{_unsealed(found)}: they can still be changed unseen.")
     print(f"{found.exported:,} exported checkpoints compared.")
     for one in found.findings:
         print(f"  position {one.position:,}: {one.what}.")
     if found.more:
         print(f"  … and {found.more:,} more.")
-    print(_verdict(found))
+    print(_verdict(found, is_late))
 
 
-def _verdict(found: Verified) -> str:
+def _unsealed(found: Verified) -> str:
+    since = f"{found.unsealed_since:%Y-%m-%d %H:%M:%S} UTC"
+    return f"{found.head - found.sealed:,} events, the first of {since}, are not sealed yet"
+
+
+def _verdict(found: Verified, is_late: bool) -> str:
     if found.findings:
         return f"THE LOG DOES NOT FIT. The first position that does not: {found.findings[0].position:,}."
     if not found.is_compared:
         return "Positions and versions are whole, but nothing was sealed that they could be compared with."
+    if is_late:
+        return f"What is sealed fits, but THE SEALING HAS STOPPED: {_unsealed(found)}."
     if not found.exported:
         return (
             "Everything fits. (That it was put back to an older state only an exported checkpoint can show.)"
@@ -134,6 +148,8 @@ def _told(found: Verified) -> dict[str, Any]:
         "events": found.events,
         "head": found.head,
         "sealed": found.sealed,
+        "unsealed": max(found.head - found.sealed, 0),
+        "unsealed_since": found.unsealed_since.isoformat() if found.unsealed_since else None,
         "tiles": found.tiles,
         "checkpoints": found.checkpoints,
         "exported": found.exported,

@@ -55,10 +55,11 @@ def check_signing_key(settings: Settings, url: str) -> None:
     """Find what would stop sealing, and make no key where nothing is sealed yet. Raises `SettingsError`."""
     with psycopg.connect(url) as connection:
         found = seal_store.newest(connection)
-    if not settings.seal or (found is None and not settings.signing_key):
+    signing = signing_of(settings)
+    if not settings.seal or (found is None and signing.given is None and not signing.verifiers_path.exists()):
         return
     try:
-        signer = signing_of(settings).signer(may_create=False)
+        signer = signing.signer(may_create=False)
     except KeyUnusableError as error:
         raise SettingsError(f"Nothing can be sealed: {error} {_NEXT}") from None
     if found and not is_ours(signer, found):

@@ -73,6 +73,7 @@ class Sealer:
         self._thread = threading.Thread(target=self._run, name="sealer", daemon=True)
         self._said_at = 0.0
         self._held: _Held | None = None
+        self._reached = (0, 0)  # the number and size of the newest checkpoint that this process has known
         self.trouble: str | None = None  # one sentence, with no path in it, while sealing has stopped
 
     def start(self) -> None:
@@ -101,6 +102,8 @@ class Sealer:
         while not self._stopping.is_set():
             head, size = seal_store.heads(connection)
             try:
+                if size < self._reached[1]:
+                    self._refuse_vanished(seal_store.newest(connection))
                 if self._holds(connection, head):
                     self._seal(connection, head)
                 self.trouble = None
@@ -122,6 +125,7 @@ class Sealer:
 
     def _taken_over(self, connection: psycopg.Connection, head: int) -> _Held:
         found = seal_store.newest(connection)
+        self._refuse_vanished(found)
         if found is None:
             return _Held(0, Growth(), self._first_signer())
         signer = self._signing.signer(may_create=False)
@@ -134,8 +138,20 @@ class Sealer:
         except EdgeError:
             raise SealingStoppedError(reason="what is stored of the tree is not what was signed") from None
 
+    def _refuse_vanished(self, found: Sealed | None) -> None:
+        """Checkpoints only ever get more: where newer ones were there before, somebody has removed them."""
+        newest = (found.number, found.size) if found else (0, 0)
+        number, size = self._reached
+        if newest[0] < number or newest[1] < size:
+            raise SealingStoppedError(
+                reason=f"checkpoint {number} of {size} events was there, and now the newest is {newest[0]} of"
+                f" {newest[1]}: somebody has removed checkpoints, or put the database back"
+            )
+        self._reached = newest
+
     def _first_signer(self) -> Signer:
-        signer = self._signing.signer(may_create=True)
+        # Where public keys are listed a key has signed before, whatever has become of its checkpoints.
+        signer = self._signing.signer(may_create=not self._signing.verifiers_path.exists())
         try:
             known = {one.verifier for one in self._signing.verifiers()}
             if signer.verifier not in known or not self._signing.verifiers_path.exists():
@@ -191,6 +207,7 @@ class Sealer:
             logger.info("sealing_begins", verifier=held.signer.verifier.vkey)
         seal_store.write(connection, held.number, stored, tiles)
         held.number += 1
+        self._reached = (held.number, head)
         if self._metrics:
             self._metrics.checkpoint_signed()
 

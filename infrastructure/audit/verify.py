@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 import psycopg
@@ -28,6 +29,11 @@ from infrastructure.audit.verify_range import (
 
 _SHOWN: Final = 20  # findings that are told; the rest is counted
 _ANY_SIZE: Final = 2**62
+_BEGINNING: Final = """
+    SELECT h.position, s.size, (SELECT count(*) FROM log WHERE position < 1), u.recorded_at,
+           coalesce(extract(epoch FROM clock_timestamp() - u.recorded_at), 0)::float8
+      FROM log_head h CROSS JOIN (SELECT coalesce(max(size), 0) AS size FROM seal_checkpoints) s
+      LEFT JOIN log u ON u.position = s.size + 1"""
 OnProgress = Callable[[int, int], None]  # the position reached, and the newest
 
 
@@ -56,6 +62,8 @@ class Verified:
     events: int = 0
     head: int = 0
     sealed: int = 0  # the size of the newest stored checkpoint
+    unsealed_since: datetime | None = None  # when the oldest event was recorded that is not sealed
+    unsealed_s: float = 0.0  # how old it was at the beginning, by the database's clock
     tiles: int = 0
     checkpoints: int = 0
     exported: int = 0
@@ -125,13 +133,10 @@ class Verification:
         return self._found
 
     def _task(self, connection: psycopg.Connection) -> Task:
-        row = connection.execute(
-            "SELECT position, coalesce((SELECT max(size) FROM seal_checkpoints), 0),"
-            " (SELECT count(*) FROM log WHERE position < 1) FROM log_head"
-        ).fetchone()
+        found, row = self._found, connection.execute(_BEGINNING).fetchone()
         assert row is not None  # noqa: S101 (a view of one row)
-        head, self._found.sealed, outside = row
-        self._found.head = head
+        head, found.sealed, outside, found.unsealed_since, found.unsealed_s = row
+        found.head = head
         if outside:
             self._find(0, f"{outside} rows stand before position 1")
         sizes = sorted({one.checkpoint.size for one in self._exported if one.checkpoint})

@@ -12,14 +12,18 @@ import httpx
 import psycopg
 import pytest
 
+from api.bootstrap.seals import check_signing_key
+from api.settings import Settings, SettingsError
 from infrastructure.audit.leaf import encoded, leaf_hash_of, read_leaves
 from infrastructure.audit.merkle import root_of
 from infrastructure.audit.notes import parsed
+from infrastructure.audit.rotation import rotate
 from infrastructure.audit.sealer import Sealer
 from infrastructure.audit.signing import Signing
 from tests.integration.saves import CuttingProxy
 from tests.sealing import fill, rows_of, seal, sealed_checkpoints, signing_in, wait_until
 from tests.serving import ServerProcess, serving
+from tests.tampering import run
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -221,6 +225,45 @@ def test_a_missing_event_is_not_sealed(database_url: str, tmp_path: Path) -> Non
     why = stopped(Sealer(database_url, signing_in(tmp_path), interval_s=0.05))
     assert "the event at position 2 is missing" in why
     assert sealed_checkpoints(database_url) == []
+
+
+@pytest.mark.parametrize("removed", ["number > 1", "number > 0"], ids=["the newest", "all"])
+@pytest.mark.parametrize("has_news", [False, True], ids=["at rest", "sealing on"])
+def test_a_sealer_that_sees_checkpoints_vanish_stops_and_says_so(
+    database_url: str, tmp_path: Path, removed: str, has_news: bool
+) -> None:
+    """To begin anew would seal whatever was changed meanwhile of what they had covered."""
+    sealer = Sealer(database_url, signing_in(tmp_path), interval_s=0.02)
+    sealer.start()
+    for size in (3, 6):
+        fill(database_url, 3)
+        wait_until(partial(is_sealed, database_url, size))
+    run(database_url, f"DELETE FROM seal_checkpoints WHERE {removed}")
+    if has_news:
+        fill(database_url, 3)
+    wait_until(lambda: sealer.trouble)
+    left = sealed_checkpoints(database_url)
+    asyncio.run(sealer.stop())
+    assert "checkpoint 2 of 6 events was there" in str(sealer.trouble)
+    assert "somebody has removed checkpoints, or put the database back" in str(sealer.trouble)
+    assert len(left) == (1 if removed == "number > 1" else 0)
+
+
+def test_no_new_key_is_made_where_an_old_one_is_listed(database_url: str, tmp_path: Path) -> None:
+    """Else who removes all checkpoints, and the key, is signed for as if nothing had ever been sealed."""
+    fill(database_url, 3)
+    seal(database_url, tmp_path)
+    run(database_url, "DELETE FROM seal_checkpoints", "DELETE FROM seal_tiles")
+    (tmp_path / "keys" / "signing.key").unlink()
+    why = stopped(Sealer(database_url, signing_in(tmp_path), interval_s=0.05))
+    assert why == "The signing key cannot be used; the log says why."
+    assert not (tmp_path / "keys" / "signing.key").exists()
+    settings = Settings(_env_file=None, database_url=database_url, keys=tmp_path / "keys")
+    with pytest.raises(SettingsError, match="rotate-key"):
+        check_signing_key(settings, database_url)
+    rotate(database_url, signing_in(tmp_path))
+    seal(database_url, tmp_path)
+    assert len(signing_in(tmp_path).verifiers()) == 2
 
 
 def test_a_sealer_finds_the_database_again(database_url: str, tmp_path: Path) -> None:

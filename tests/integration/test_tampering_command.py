@@ -1,13 +1,15 @@
 """What `minutebook audit verify` says and how it ends, about logs that fit and logs that do not."""
 
 import json
+import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.command_line import minutebook
-from tests.sealing import sealed_checkpoints
+from tests.sealing import seal, sealed_checkpoints
 from tests.tampering import ROLL_BACK, Sealed, run, sealed_log
 
 
@@ -42,6 +44,27 @@ def test_the_command_says_what_it_checked_and_ends_with_its_verdict(log: Sealed)
     done = minutebook(log.folder, "audit", "verify", **settings)
     assert done.returncode == 3
     assert "THE LOG DOES NOT FIT. The first position that does not: 77." in done.stdout
+
+
+def test_events_that_nobody_has_sealed_for_long_are_told_loudly(log: Sealed) -> None:
+    settings = {"database_url": log.url, "keys": log.folder / "keys"}
+    done = minutebook(log.folder, "audit", "verify", **settings)
+    assert done.returncode == 0
+    assert re.search(r"3 events, the first of 20\d\d-.* UTC, are not sealed yet: they can", done.stdout)
+    code, said = verify(log)
+    assert (code, said["unsealed"], said["sealing_stopped"]) == (0, 3, False)
+
+    run(log.url, "UPDATE log SET recorded_at = recorded_at - interval '61 s' WHERE position > 703")
+    code, said = verify(log)
+    assert (code, said["ok"], said["unsealed"], said["sealing_stopped"]) == (5, True, 3, True)
+    assert said["unsealed_since"] < datetime.now(UTC).isoformat()
+    done = minutebook(log.folder, "audit", "verify", **settings)
+    assert (done.returncode, "THE SEALING HAS STOPPED: 3 events" in done.stdout) == (5, True)
+    assert minutebook(log.folder, "audit", "verify", seal_s=4, **settings).returncode == 0
+
+    seal(log.url, log.folder)
+    code, said = verify(log)
+    assert (code, said["unsealed"], said["unsealed_since"]) == (0, 0, None)
 
 
 def test_a_kept_checkpoint_is_not_overwritten_by_one_of_an_older_state(log: Sealed) -> None:
