@@ -13,10 +13,11 @@ import pytest
 
 import infrastructure.models.providers  # noqa: F401  (takes a second to import: before the loop runs)
 from tests.command_line import minutebook
+from tests.integration.test_audit_past import a_long_story
 from tests.integration.test_real_conversations import replayed
 from tests.projecting import wait_until
 from tests.replaying import ASK, LogRow, decision_on, read_log
-from tests.serving import ServerProcess, serving
+from tests.serving import ServerProcess, serving, serving_reads
 
 AT_LEAST = 6
 DECISION = {"tool_call_approved": "approve", "tool_call_edited": "edit", "tool_call_rejected": "reject"}
@@ -97,6 +98,31 @@ def _judge_approvals(approvals: list[dict[str, Any]], log: list[LogRow]) -> None
         assert one["ended"]["position"] == later[-1].position
         if one["decision"] != "reject":
             assert one["ended"]["result"] == later[-1].data["result"]
+
+
+async def test_decisions_on_plans_are_told_with_what_was_proposed_and_what_came_of_it(
+    database_url: str,
+) -> None:
+    async with serving_reads(database_url) as server:
+        end = [end async for end in a_long_story(server.client, "c1")][-1]
+        query = {"limit": 200, "min_position": end["last_position"]}
+        told = (await server.client.http.get("/v1/audit/approvals", params=query)).json()["approvals"]
+    log = await asyncio.to_thread(read_log, database_url)
+    plans = [one for one in told if one["kind"] == "plan"]
+    proposed = [row for row in log if kind_of(row) == "plan_proposed"]
+    decided = [row for row in log if kind_of(row) in ("plan_modification_requested", "plan_approved")]
+    (completed,) = [row.position for row in log if kind_of(row) == "plan_completed"]
+    assert [one["decision"] for one in plans] == ["modify", "approve"]
+    assert [one["decided"]["feedback"] for one in plans] == ["a map", None]
+    for one, asked_for, row in zip(plans, proposed, decided, strict=True):
+        assert one["id"] == f"{asked_for.data['plan_id']}/{asked_for.data['plan_version']}"
+        assert (one["asked"]["position"], one["asked"]["by"]) == (asked_for.position, asked_for.actor)
+        for name in ("goal", "subtasks"):
+            assert one["asked"][name] == asked_for.data[name]
+        assert (one["decided"]["position"], one["decided"]["by"]) == (row.position, row.actor)
+        assert (one["tool"], one["conversation_id"]) == (None, "c1")
+    assert [one["ended"] and one["ended"]["position"] for one in plans] == [None, completed]
+    assert [one["outcome"] for one in plans] == [None, "completed"]
 
 
 def _judge_retried(retried: list[dict[str, Any]], log: list[LogRow]) -> None:
