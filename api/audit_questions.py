@@ -126,9 +126,10 @@ async def list_turns(
     at = time_of("running_at", running_at)
     if (state is None) == (at is None):
         raise InvalidFilterError(name="state", reason="give either state or running_at")
+    until = time_of("before", before)
     if at is not None:
-        page = await audit.questions.running(at, limit)
+        page = await audit.questions.running(at, until, limit)
     else:
-        page = await audit.questions.ended_badly(str(state), time_of("before", before), limit)
+        page = await audit.questions.ended_badly(str(state), until, limit)
     head = await audit.log.head()
     return answered(request, head, {"turns": list(map(turn_said, page.items)), "more": page.more})

@@ -263,7 +263,7 @@ def running(
 ) -> None:
     """List the turns that ran at a time, of those accepted in the 24 hours before it."""
     when = time_of("at", at) or datetime.now(UTC)
-    _tell_turns(lambda questions, most: questions.running(when, most), limit, as_json)
+    _tell_turns(lambda questions, most: questions.running(when, None, most), limit, as_json)
 
 
 def abandoned(limit: Limit = None, as_json: Json = False) -> None:

@@ -66,8 +66,11 @@ class Questions(Protocol):
     async def ended_badly(self, state: str, before: datetime | None, limit: int) -> Page[TurnRow]:
         """Return the turns that are failed or abandoned, accepted before this time, newest first."""
 
-    async def running(self, at: datetime, limit: int) -> Page[TurnRow]:
-        """Return the turns that ran at this time, of those accepted in the 24 hours before it."""
+    async def running(self, at: datetime, before: datetime | None, limit: int) -> Page[TurnRow]:
+        """Return the turns that ran at this time, of those accepted in the 24 hours before it, newest first.
+
+        With `before` only those that were accepted before that time, too.
+        """
 
 
 async def approvals(log: AuditLog, questions: Questions, wanted: RequestFilter, limit: int) -> Answer[Some]:

@@ -13,6 +13,7 @@ from infrastructure.audit.sealer import is_ours
 from infrastructure.audit.signing import parsed_verifiers
 from infrastructure.audit.verify import OnProgress, Verification, Verified, exported_in, workers_here
 from infrastructure.keys import KeyUnusableError
+from infrastructure.postgres.connections import arguments
 
 __all__ = [
     "Verified",
@@ -29,7 +30,7 @@ _NEXT: Final = (
 
 def checkpoint_notes(url: str, *, everything: bool = False) -> list[str]:
     """Return the newest signed checkpoint, or all of them, the oldest first; none where nothing is sealed."""
-    with psycopg.connect(url) as connection:
+    with psycopg.connect(url, **arguments("minutebook seal", 0)) as connection:
         return seal_store.notes(connection, everything=everything)
 
 
@@ -53,7 +54,7 @@ def public_keys(settings: Settings) -> list[str]:
 
 def check_signing_key(settings: Settings, url: str) -> None:
     """Find what would stop sealing, and make no key where nothing is sealed yet. Raises `SettingsError`."""
-    with psycopg.connect(url) as connection:
+    with psycopg.connect(url, **arguments("minutebook seal", 0)) as connection:
         found = seal_store.newest(connection)
     signing = signing_of(settings)
     if not settings.seal or (found is None and signing.given is None and not signing.verifiers_path.exists()):

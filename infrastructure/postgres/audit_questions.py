@@ -47,7 +47,9 @@ _BADLY: Final = f"""
 _RUNNING: Final = f"""
     SELECT {PLAIN} FROM turns
      WHERE accepted_at BETWEEN %(at)s::timestamptz - interval '24 hours' AND %(at)s::timestamptz
-       AND coalesce(ended_at, 'infinity') > %(at)s::timestamptz ORDER BY accepted_at DESC LIMIT %(limit)s"""
+       AND coalesce(ended_at, 'infinity') > %(at)s::timestamptz
+       AND accepted_at < coalesce(%(before)s::timestamptz, 'infinity')
+     ORDER BY accepted_at DESC LIMIT %(limit)s"""
 
 
 class PostgresQuestions:
@@ -83,9 +85,9 @@ class PostgresQuestions:
         """Return the turns that are failed or abandoned, accepted before this time, newest first."""
         return await self._rows(_BADLY, {"state": state, "before": before}, limit)
 
-    async def running(self, at: datetime, limit: int) -> Page[TurnRow]:
+    async def running(self, at: datetime, before: datetime | None, limit: int) -> Page[TurnRow]:
         """Return the turns that ran at this time, of those accepted in the 24 hours before it."""
-        return await self._rows(_RUNNING, {"at": at}, limit)
+        return await self._rows(_RUNNING, {"at": at, "before": before}, limit)
 
     async def _rows(self, query: str, given: Mapping[str, Any], limit: int) -> Page[TurnRow]:
         async with store_errors(), self._pool.connection() as connection:

@@ -26,6 +26,7 @@ def arguments(name: str, statement_timeout_s: float, connect_timeout_s: int = 5)
         **_LIVENESS,
         "autocommit": True,
         "application_name": name,
+        "client_encoding": "utf8",  # whatever PGCLIENTENCODING says
         "connect_timeout": connect_timeout_s,
         "options": options,
     }

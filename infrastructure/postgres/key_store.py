@@ -117,7 +117,9 @@ def has_master(conninfo: str) -> bool:
 
 
 def _connected(conninfo: str) -> psycopg.Connection:
-    return psycopg.connect(conninfo, autocommit=True, application_name="minutebook keys")
+    return psycopg.connect(
+        conninfo, autocommit=True, application_name="minutebook keys", client_encoding="utf8"
+    )
 
 
 def _refuse_without_store(connection: psycopg.Connection) -> None:

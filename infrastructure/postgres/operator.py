@@ -13,7 +13,7 @@ _TURNS: Final = """
 
 def operator_turns(conninfo: str, state: str | None, limit: int) -> list[dict[str, Any]]:
     """Return the newest turns, in this state or any; times are ISO 8601 texts."""
-    with psycopg.connect(conninfo, row_factory=dict_row) as connection:
+    with psycopg.connect(conninfo, row_factory=dict_row, client_encoding="utf8") as connection:
         rows = connection.execute(_TURNS, {"state": state, "limit": limit}).fetchall()
     return [{name: _plain(value) for name, value in row.items()} for row in rows]
 

@@ -56,7 +56,11 @@ def check(conninfo: str) -> None:
 
 def _connect(conninfo: str) -> psycopg.Connection:
     return psycopg.connect(
-        conninfo, autocommit=True, application_name="minutebook migrate", connect_timeout=10
+        conninfo,
+        autocommit=True,
+        application_name="minutebook migrate",
+        connect_timeout=10,
+        client_encoding="utf8",
     )
 
 

@@ -229,6 +229,8 @@ async def _judge_turns(http: httpx.AsyncClient, middle: datetime) -> None:
     assert await turns(running_at=middle.isoformat()) == [died]
     assert await turns(running_at=(middle - timedelta(hours=1)).isoformat()) == []
     assert await turns(state="abandoned", before=died["accepted_at"]) == []
+    assert await turns(running_at=middle.isoformat(), before=died["accepted_at"]) == []
+    assert await turns(running_at=middle.isoformat(), before=middle.isoformat()) == [died]
     (failed,) = await turns(state="failed")
     assert (failed["turn_id"], failed["code"]) == ("t-fails", "model_rate_limited")
     neither = await http.get("/v1/audit/turns")

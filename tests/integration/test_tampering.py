@@ -4,13 +4,16 @@ The adversary is a superuser who switches the triggers off. What they do not hav
 they cannot reach are checkpoints that were exported before.
 """
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from api.bootstrap.seals import checkpoint_notes
 from infrastructure.audit.leaf import COLUMNS
 from tests.asking import query
 from tests.sealing import fill, seal, sealed_checkpoints
+from tests.serving import serving_reads
 from tests.tampering import ROLL_BACK, SIZES, Sealed, run, sealed_log, told
 
 
@@ -25,6 +28,23 @@ def test_a_log_that_nobody_has_changed_fits(log: Sealed) -> None:
     assert found.findings == []
     assert (found.events, found.head, found.sealed) == (706, 706, 703)
     assert (found.tiles, found.checkpoints, found.exported) == (2, 3, 1)
+
+
+async def test_another_encoding_of_the_environment_changes_nothing(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`Zoë` is in the log, and other letters that LATIN1 does not have."""
+    fill(database_url, 20)
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    await asyncio.to_thread(seal, database_url, tmp_path)
+    (note,) = checkpoint_notes(database_url)
+    found = await asyncio.to_thread(Sealed(database_url, tmp_path, note).verified, note)
+    assert (found.findings, found.exported) == ([], 1)
+    async with serving_reads(database_url) as server:
+        frames = await server.client.say("漢字 — ü", conversation_id="c-new")
+        where = {"min_position": frames[-1].data["last_position"]}
+        answer = await server.client.http.get("/v1/conversations/c-new/messages", params=where)
+        assert answer.json()["entries"][0]["text"] == "漢字 — ü"
 
 
 # ---------------------------------------------------------------- one event
