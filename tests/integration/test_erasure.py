@@ -123,6 +123,8 @@ async def test_no_door_tells_what_was_erased_and_everything_else_is_as_it_was(da
             await server.client.say("hello again", conversation_id="gone")
         assert (refused.value.status, refused.value.code) == (410, "conversation_erased")
         (await server.client.say("hello", conversation_id="kept"))
+    digests = "SELECT count(*) FROM turns WHERE conversation = 'gone' AND payload_hash <> ''"
+    assert query(database_url, digests) == [(0,)]
     for table in (*TABLES, "snapshots", "chunks", "turns", "log"):
         rows = query(database_url, f"SELECT t::text FROM {table} t")
         assert not [row for (row,) in rows if WORD in row or WORD.encode().hex() in row], table
