@@ -22,4 +22,4 @@ def test_no_migration_changes_once_it_is_there() -> None:
         for entry in folder.iterdir()
         if entry.name.endswith(".sql")
     }
-    assert found == FROZEN, "add a migration (CREATE OR REPLACE FUNCTION, ALTER TABLE) instead of changing one"
+    assert found == FROZEN, "add a migration (CREATE OR REPLACE FUNCTION, ALTER TABLE) instead"
