@@ -3,6 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final, Protocol
 
 from application.errors import StoreUnavailableError
@@ -39,6 +40,8 @@ class LiveFeed:
     def __init__(self, log: FeedLog) -> None:
         self.position = 0
         self.is_closed = False
+        # Conversations somebody has begun to watch; whoever reads what runs in them elsewhere takes them out.
+        self.newcomers: set[str] = set()
         self._log = log
         self._of_conversation: dict[str, set[Subscription]] = defaultdict(set)
         self._of_all: set[Subscription] = set()
@@ -47,9 +50,9 @@ class LiveFeed:
     # --- from the tailer and from running turns -----------------------------------------------------
 
     @property
-    def conversations(self) -> list[str]:
+    def conversations(self) -> AbstractSet[str]:
         """The conversations somebody watches here."""
-        return list(self._of_conversation)
+        return self._of_conversation.keys()
 
     @property
     def has_readers(self) -> bool:
@@ -165,6 +168,8 @@ class LiveFeed:
 
     def _subscribe(self, conversation_id: str | None, owner: str | None, push: Push | None) -> Subscription:
         reader = Subscription(conversation_id, owner, self.position, push=push)
+        if conversation_id and conversation_id not in self._of_conversation:
+            self.newcomers.add(conversation_id)
         (self._of_conversation[conversation_id] if conversation_id else self._of_all).add(reader)
         return reader
 
@@ -174,6 +179,7 @@ class LiveFeed:
             self._of_conversation[reader.conversation_id].discard(reader)
             if not self._of_conversation[reader.conversation_id]:
                 del self._of_conversation[reader.conversation_id]
+                self.newcomers.discard(reader.conversation_id)
 
     # --- delivering ----------------------------------------------------------------------------------
 

@@ -138,6 +138,9 @@ class Turns(Protocol):
     async def rows(self, turn_ids: Sequence[str]) -> Sequence[TurnRow]:
         """Return these turns, whosever they are: for the house itself, never for a caller."""
 
+    async def standing(self, turn_ids: Sequence[str]) -> Sequence[TurnRow]:
+        """Return these turns without their payloads: for who asks again and again how they stand."""
+
     async def withdraw(self, turn_id: str, attempt: int) -> None:
         """Take back a turn that was refused before it opened, as if it had never been accepted."""
 

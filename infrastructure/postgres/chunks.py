@@ -2,13 +2,14 @@
 
 import contextlib
 import json
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, LiteralString
 
 import psycopg
+import structlog
 
 from application.frames import Frame
-from application.sharing import Chunk
+from application.sharing import Chunk, IsWanted, Mark
 from infrastructure.postgres.connections import arguments
 from infrastructure.postgres.pool import Pool, store_errors
 from infrastructure.vault import DataKey
@@ -22,17 +23,25 @@ _KEEP: Final = f"""
         SELECT %(node)s, c.turn, c.attempt, c.conversation, c.frames
           FROM unnest(%(turns)s::text[], %(attempts)s::int[], %(conversations)s::text[], %(frames)s::bytea[])
             AS c (turn, attempt, conversation, frames)),
-    gone AS (DELETE FROM chunks WHERE turn = ANY(%(ended)s))
+    gone AS (DELETE FROM chunks WHERE turn = ANY(%(ended)s) AND node = %(node)s)
     SELECT pg_notify('{CHUNKS_CHANNEL}', '')"""
-_READ: Final = """
+_NEWEST: Final = "SELECT coalesce(max(id), 0) FROM chunks"
+# After a crash the table is empty, and its ids begin anew below all that were read.
+_READ: Final = f"""
     SELECT id, turn, attempt, conversation, frames FROM chunks
-     WHERE node <> %(node)s AND id > %(after)s
-       AND (turn = ANY(%(turns)s) OR conversation = ANY(%(conversations)s))
+     WHERE id > least(%(newest)s::bigint, ({_NEWEST})) - %(overlap)s AND id <> ALL(%(near)s::bigint[])
+       AND node <> %(node)s
+     ORDER BY id"""
+_OF: Final = """
+    SELECT id, turn, attempt, conversation, frames FROM chunks
+     WHERE node <> %(node)s AND (turn = ANY(%(turns)s) OR conversation = ANY(%(conversations)s))
      ORDER BY id"""
 # Those of a process that died are nobody's to clear; they are gone with the next server restart or here.
 _FORGET: Final = "DELETE FROM chunks WHERE kept_at < clock_timestamp() - interval '1 hour'"
 # Ids become visible out of order: reading begins a little before what was read last.
 OVERLAP: Final = 500
+
+logger = structlog.get_logger("minutebook.chunks")
 
 
 class PostgresChunks:
@@ -47,7 +56,16 @@ class PostgresChunks:
 
     async def keep(self, chunks: Sequence[Chunk], ended: Sequence[str]) -> None:
         """Keep new chunks and forget those of turns that are over. Raises `StoreUnavailableError`."""
-        values = {
+        try:
+            async with store_errors():
+                connection = await self._connected()  # first: without one nothing is sealed in vain
+                await connection.execute(_KEEP, self._values(chunks, ended), prepare=True)
+        except BaseException:
+            await self.close()
+            raise
+
+    def _values(self, chunks: Sequence[Chunk], ended: Sequence[str]) -> dict[str, Any]:
+        return {
             "node": self._node,
             "turns": [chunk.turn_id for chunk in chunks],
             "attempts": [chunk.attempt for chunk in chunks],
@@ -55,35 +73,30 @@ class PostgresChunks:
             "frames": [self._key.seal(_written(chunk.frames), _about(chunk.turn_id)) for chunk in chunks],
             "ended": list(ended),
         }
-        try:
-            async with store_errors():
-                connection = await self._connected()
-                await connection.execute(_KEEP, values, prepare=True)
-        except BaseException:
-            await self.close()
-            raise
 
-    async def read(
-        self, turn_ids: Sequence[str], conversation_ids: Sequence[str], after: int
-    ) -> tuple[list[Chunk], int]:
-        """Return what other nodes' turns have said after a mark, and the next mark.
+    async def mark(self) -> Mark:
+        """Return where that begins which is kept from now on. Raises `StoreUnavailableError`."""
+        return Mark((await self._rows(_NEWEST, {}))[0][0])
 
-        A chunk may come twice; its frames' numbers tell. Raises `StoreUnavailableError`.
+    async def read(self, mark: Mark, is_wanted: IsWanted) -> tuple[list[Chunk], Mark]:
+        """Return what is wanted of that which other nodes have kept since a mark, and the next mark.
+
+        What nobody wants is neither opened nor parsed. Raises `StoreUnavailableError`.
         """
-        values = {
-            "node": self._node,
-            "after": after - OVERLAP,
-            "turns": list(turn_ids),
-            "conversations": list(conversation_ids),
-        }
-        async with store_errors(), self._pool.connection() as connection:
-            cursor = await connection.execute(_READ, values, prepare=True)
-            rows = await cursor.fetchall()
-        chunks = [
-            Chunk(turn, attempt, where, _read(self._key.open(frames, _about(turn)), attempt))
-            for _, turn, attempt, where, frames in rows
-        ]
-        return chunks, max([after, *(row[0] for row in rows)])
+        about = {"newest": mark.newest, "near": list(mark.near), "overlap": OVERLAP, "node": self._node}
+        rows = await self._rows(_READ, about)
+        newest = rows[-1][0] if rows else mark.newest
+        near = mark.near.union(row[0] for row in rows)
+        wanted = self._opened([row for row in rows if is_wanted(row[1], row[3])])
+        return wanted, Mark(newest, frozenset(one for one in near if one > newest - OVERLAP))
+
+    async def of(self, turn_ids: Iterable[str], conversation_ids: Iterable[str]) -> list[Chunk]:
+        """Return all chunks that other nodes have kept of these turns and conversations, in order.
+
+        Raises `StoreUnavailableError`.
+        """
+        about = {"node": self._node, "turns": list(turn_ids), "conversations": list(conversation_ids)}
+        return self._opened(await self._rows(_OF, about))
 
     async def forget_old(self) -> None:
         """Forget what processes that died have left. Raises `StoreUnavailableError`."""
@@ -96,6 +109,21 @@ class PostgresChunks:
         if connection:
             with contextlib.suppress(psycopg.Error, OSError):
                 await connection.close()
+
+    async def _rows(self, query: LiteralString, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        async with store_errors(), self._pool.connection() as connection:
+            cursor = await connection.execute(query, values, prepare=True)
+            return await cursor.fetchall()
+
+    def _opened(self, rows: Sequence[tuple[Any, ...]]) -> list[Chunk]:
+        return [chunk for row in rows if (chunk := self._chunk(*row))]
+
+    def _chunk(self, number: int, turn: str, attempt: int, where: str, frames: bytes) -> Chunk | None:
+        try:
+            return Chunk(turn, attempt, where, _read(self._key.open(frames, _about(turn)), attempt))
+        except Exception:  # of a node with other keys or of another version: it costs its words only
+            logger.exception("chunk_unreadable", chunk=number, turn=turn)
+            return None
 
     async def _connected(self) -> psycopg.AsyncConnection:
         if self._connection is None:

@@ -32,6 +32,7 @@ ACCEPT: Final = f"""
                                     asked.payload, asked.hash, %s, %s)"""
 RETRY: Final = f"SELECT verdict, {OF_TURN} FROM turn_retry(%s, %s, %s, %s)"
 ROWS: Final = f"select {PLAIN} from turns where id = any(%s)"
+STANDING: Final = ROWS.replace("payload,", "NULL::bytea AS payload,", 1)
 FIND: Final = f"SELECT {PLAIN} FROM turns WHERE id = %s AND subject = %s"
 RUNS_IN: Final = f"SELECT {PLAIN} FROM turns WHERE conversation = %s AND state = 'running' AND subject = %s"
 REQUEST_CANCEL: Final = f"SELECT {PLAIN} FROM turn_request_cancel(%s, %s)"
@@ -138,6 +139,10 @@ class PostgresTurns:
     async def rows(self, turn_ids: Sequence[str]) -> Sequence[TurnRow]:
         """Return these turns, whosever they are: for the house itself, never for a caller."""
         return [self.turn_of(row) for row in await self._rows(ROWS, (list(turn_ids),))]
+
+    async def standing(self, turn_ids: Sequence[str]) -> Sequence[TurnRow]:
+        """Return these turns without what was asked for, which may be large: for who asks how they stand."""
+        return [self.turn_of(row) for row in await self._rows(STANDING, (list(turn_ids),))]
 
     async def withdraw(self, turn_id: str, attempt: int) -> None:
         """Take back a turn that was refused before it opened, as if it had never been accepted."""

@@ -61,9 +61,9 @@ async def hush(database_url: str) -> None:
         await connection.execute(f"ALTER DATABASE {name} SET search_path = public, pg_catalog".encode())
 
 
-async def hints_heard(database_url: str, heard: list[str]) -> None:
+async def hints_heard(database_url: str, heard: list[str], channel: str = "minutebook_log") -> None:
     async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
-        await connection.execute("LISTEN minutebook_log")
+        await connection.execute(f"LISTEN {channel}".encode())
         async for hint in connection.notifies():
             heard += [hint.payload]
 
@@ -100,17 +100,22 @@ async def test_the_hint_is_heard_where_nothing_suppresses_it(database_url: str) 
 # --- the connection --------------------------------------------------------------------------------
 
 
+async def kill(database_url: str, name: str) -> int:
+    """Cut the connections of this name; return how many were cut."""
+    query = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name = %s"
+    )
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
+        return len(await (await connection.execute(query, (name,))).fetchall())
+
+
 async def kill_tailers(database_url: str, times: int) -> int:
     """Cut the listening connections again and again; return how many were cut."""
     cut = 0
-    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
-        for _ in range(times):
-            cursor = await connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND application_name = 'minutebook tailer'"
-            )
-            cut += len(await cursor.fetchall())
-            await asyncio.sleep(0.07)
+    for _ in range(times):
+        cut += await kill(database_url, "minutebook tailer")
+        await asyncio.sleep(0.07)
     return cut
 
 

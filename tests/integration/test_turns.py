@@ -1,5 +1,6 @@
 """Turns on a real PostgreSQL: accepted once, one running a conversation, leased by the database's clock."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -228,3 +229,8 @@ async def test_a_turn_whose_lease_ran_out_is_retried_without_waiting_for_the_swe
     answer = await elsewhere.retry("t1", "ada")
     assert isinstance(answer, Accepted)
     assert (answer.row.attempt, answer.row.node) == (2, "node-2")
+
+
+async def test_how_turns_stand_is_told_without_what_was_asked_for(turns: Turns) -> None:
+    row = await accepted(turns)
+    assert await turns.standing(["t1", "t2"]) == [replace(row, payload=None)]

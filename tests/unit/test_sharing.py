@@ -1,99 +1,20 @@
 """A turn that runs elsewhere is watched here up to its one end, whatever happens meanwhile."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
 
 from application.errors import StoreUnavailableError
-from application.frames import COMMITTED, DELTA, FAILED, Frame, frame
+from application.frames import COMMITTED, DELTA, FAILED, Frame
 from application.live import LiveFeed
 from application.ports import Limits, TurnRow
 from application.sharing import Chunk, Mirrors, Sharer
 from application.stream import TurnStream
 from application.subscription import FeedItem
-
-FIRST = TurnRow(
-    turn_id="t-1",
-    conversation_id="c-1",
-    subject="ada",
-    kind="user_message",
-    payload={},
-    payload_hash="",
-    state="running",
-    attempt=1,
-    node="there",
-    accepted_at=datetime(2026, 1, 2, tzinfo=UTC),
-)
-SECOND = replace(FIRST, attempt=2)
-
-
-class Elsewhere:
-    """What another process' turn has left in the store: its row, its chunks, its part of the log."""
-
-    def __init__(self) -> None:
-        self.row = FIRST
-        self.others: list[TurnRow] = []
-        self.is_asked = asyncio.Event()
-        self.may_answer = asyncio.Event()
-        self.may_answer.set()
-        self.chunks: list[Chunk] = []
-        self.marks: list[int] = []  # after which chunks were looked for
-        self.may_read = asyncio.Event()
-        self.may_read.set()
-        self.failing_reads = 0
-
-    def says(self, row: TurnRow, text: str) -> None:
-        self.chunks.append(
-            Chunk(row.turn_id, row.attempt, row.conversation_id, [frame(row, 1, DELTA, {"text": text})])
-        )
-
-    async def rows(self, turn_ids: Sequence[str]) -> Sequence[TurnRow]:
-        found = [row for row in (self.row, *self.others) if row.turn_id in turn_ids]
-        self.is_asked.set()
-        await self.may_answer.wait()
-        return found
-
-    async def forget_old(self) -> None:
-        """Nothing is old here."""
-
-    async def read(self, *asked: Any) -> Any:
-        if len(asked) == 3:  # chunks: which turns, which conversations, after which mark
-            self.marks.append(asked[2])
-            await self.may_read.wait()
-            return list(self.chunks), asked[2] + 1  # they stay: nobody may be left to clear them
-        if self.failing_reads:  # the log: from one position to another
-            self.failing_reads -= 1
-            raise StoreUnavailableError
-        return []
-
-    async def look(self, times: int) -> None:
-        """Let the chunks be looked for so many times more."""
-        until = len(self.marks) + times
-        await happens(lambda: len(self.marks) >= until)
-
-
-@asynccontextmanager
-async def mirrored(there: Elsewhere, live: LiveFeed | None = None) -> AsyncIterator[Mirrors]:
-    store = cast("Any", there)
-    mirrors = Mirrors(store, store, store, live or LiveFeed(store), Limits())
-    looking = asyncio.create_task(mirrors.run())
-    try:
-        yield mirrors
-    finally:
-        looking.cancel()
-        with suppress(asyncio.CancelledError):
-            await looking
-
-
-async def happens(what: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not what():  # noqa: ASYNC110 (what is looked at is no event)
-            await asyncio.sleep(0.01)
+from tests.unit.elsewhere import FIRST, SECOND, Elsewhere, happens, mirrored
 
 
 async def watched(mirrors: Mirrors, row: TurnRow) -> list[Frame]:
@@ -188,38 +109,27 @@ async def test_a_feed_is_told_once_what_was_said_although_its_chunks_stay(state:
     assert [one.type for one in said] == [DELTA, *end]
 
 
-async def test_who_comes_while_chunks_are_being_read_gets_all_that_was_said_before() -> None:
-    there, other = Elsewhere(), replace(FIRST, turn_id="t-2", conversation_id="c-2")
-    there.others = [other]
-    async with mirrored(there) as mirrors:
-        watching = asyncio.create_task(watched(mirrors, FIRST))
-        await there.look(3)
-        there.may_read.clear()
-        await there.look(1)
-        watching_other = asyncio.create_task(watched(mirrors, other))
-        await asyncio.sleep(0)
-        there.may_read.set()
-        await there.look(1)
-        assert there.marks[-1] == 0
-        assert there.marks[-2] > 0
-        for one in (watching, watching_other):
-            one.cancel()
+# --- sharing ---------------------------------------------------------------------------------------
 
 
 class Flaky:
-    """A place for chunks that is away once."""
+    """A place for chunks that fails once."""
 
-    def __init__(self) -> None:
+    def __init__(self, failure: type[Exception] = StoreUnavailableError) -> None:
         self.ended: list[Sequence[str]] = []
+        self._failure = failure
 
     async def keep(self, _: Sequence[Chunk], ended: Sequence[str]) -> None:
         self.ended.append(ended)
         if ended and len(self.ended) == 2:
-            raise StoreUnavailableError
+            raise self._failure
 
 
-async def test_chunks_of_a_turn_that_is_over_are_cleared_although_the_store_was_away() -> None:
-    chunks, stream = Flaky(), TurnStream(FIRST, Limits())
+@pytest.mark.parametrize("failure", [StoreUnavailableError, RuntimeError])
+async def test_chunks_of_a_turn_that_is_over_are_cleared_although_that_failed_once(
+    failure: type[Exception],
+) -> None:
+    chunks, stream = Flaky(failure), TurnStream(FIRST, Limits())
     running = [stream]
     sharing = asyncio.create_task(Sharer(cast("Any", chunks), lambda: running).run())
     stream.say(DELTA, text="so far")
@@ -228,3 +138,17 @@ async def test_chunks_of_a_turn_that_is_over_are_cleared_although_the_store_was_
     await happens(lambda: len(chunks.ended) == 3)
     sharing.cancel()
     assert chunks.ended == [[], ["t-1"], ["t-1"]]
+
+
+async def test_what_is_over_when_sharing_ends_is_cleared_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    chunks, stream = Flaky(), TurnStream(FIRST, Limits())
+    running = [stream]
+    sharing = asyncio.create_task(Sharer(cast("Any", chunks), lambda: running).run())
+    stream.say(DELTA, text="so far")
+    await happens(lambda: chunks.ended)
+    monkeypatch.setattr("application.sharing.SHARE_S", 60)
+    await asyncio.sleep(0.1)  # the next round waits for a minute now
+    running.clear()
+    sharing.cancel()
+    await asyncio.gather(sharing, return_exceptions=True)
+    assert chunks.ended[-1] == ["t-1"]
