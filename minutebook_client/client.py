@@ -136,7 +136,10 @@ class Client:
         return self._resumed(ask, ask, str(after))
 
     async def cancel(self, turn_id: str) -> Mapping[str, Any]:
-        """Stop a turn, keeping what was said; returns how it ended. Twice is once."""
+        """Stop a turn, keeping what was said; returns how it ended. Twice is once.
+
+        One that has not ended in half a minute is returned as it is, still `running`: it was asked to stop.
+        """
         return await self._asked("POST", f"/v1/turns/{turn_id}/cancel")
 
     async def turn(self, turn_id: str) -> Mapping[str, Any]:
@@ -198,7 +201,7 @@ class Client:
         while True:
             try:
                 response = await self._http.request(method, path, json=body)
-                if response.status_code == 200:
+                if response.status_code in (200, 202):
                     answer: Mapping[str, Any] = response.json()
                     return answer
                 _raise(response)
@@ -248,7 +251,7 @@ def _set(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _raise(response: httpx.Response) -> None:
-    """Raise what a status other than 200 means."""
+    """Raise what a refusal means."""
     if response.status_code in NOT_NOW:
         raise _NotNowError(f"status {response.status_code}")
     try:

@@ -9,10 +9,15 @@ from pathlib import Path
 import httpx
 import pytest
 
+from application.ports import TurnRow
+from infrastructure.postgres.turns import PostgresTurns
+from minutebook_client import Client as UserClient
+from tests.integration.streams import Gate, in_turn, steered
+from tests.integration.test_streams_failures import retry
 from tests.integration.test_two_processes import Node, begun, stored
-from tests.openai_pieces import Pause, Text
+from tests.openai_pieces import Pause, StreamError, Text
 from tests.openai_server import OpenAIServer
-from tests.serving import Client, ServerProcess, Serving, serving
+from tests.serving import Client, ServerProcess, Serving, SseFrame, serving
 
 SAID = "What I was about to"
 
@@ -101,6 +106,42 @@ async def test_a_cancelled_turn_whose_server_was_killed_is_abandoned_in_the_answ
         assert (await alive.client.say("hello", conversation_id="c"))[-1].type == "turn.committed"
 
 
+@pytest.mark.parametrize("moment", ["that has ended", "whose cancel has just been asked for"])
+async def test_a_cancel_of_an_attempt_does_not_stop_the_next_one(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    first, second = Gate(StreamError()), Gate()
+    ask = PostgresTurns.request_cancel
+    async with steered(database_url, in_turn(first.pieces(), second.pieces())) as (server, _):
+        retrying: asyncio.Task[list[SseFrame]]
+
+        async def retried_meanwhile(turns: PostgresTurns, turn_id: str, subject: str) -> TurnRow | None:
+            """As if the retry came between the question and its answer."""
+            nonlocal retrying
+            if moment == "that has ended":
+                row = await ask(turns, turn_id, subject)
+            else:
+                row = await turns.find(turn_id, subject)
+            first.opened.set()
+            await failing
+            retrying = asyncio.create_task(retry(server, turn_id))
+            await second.reached.wait()
+            return row
+
+        failing = asyncio.create_task(server.client.say("hi", turn_id="t", conversation_id="c"))
+        await first.reached.wait()
+        if moment == "that has ended":
+            first.opened.set()
+            await failing
+        monkeypatch.setattr(PostgresTurns, "request_cancel", retried_meanwhile)
+        answer = (await server.client.http.post("/v1/turns/t/cancel")).json()
+        second.opened.set()
+        end = (await retrying)[-1]
+    assert end.type == "turn.committed"
+    assert "turn_cancelled" not in str(await stored(database_url, "t"))
+    assert answer["state"] in ("failed", "running")
+
+
 async def test_a_cancel_that_cannot_wait_for_the_end_says_that_the_turn_was_asked_to_stop(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +149,8 @@ async def test_a_cancel_that_cannot_wait_for_the_end_says_that_the_turn_was_aske
     async with killed_while_it_speaks(database_url, tmp_path, lease_s=60.0) as alive:
         answer = await alive.client.http.post("/v1/turns/t/cancel")
         assert (answer.status_code, answer.json()["state"], answer.json()["error"]) == (202, "running", None)
+        async with UserClient(alive.url) as client:
+            assert (await client.cancel("t"))["state"] == "running"
 
 
 async def test_a_server_that_closes_does_not_wait_for_the_turn_of_another_one(
