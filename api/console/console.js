@@ -59,6 +59,8 @@ function linked(state) {
   if (state === "live") page.turns.join();
   link(state);
   if (state !== "gone") return;
+  page.feed.close();
+  page.feed = null; // a turn that is stored here begins another one
   kept.drop([page.id]);
   problem("There is no conversation with this id.");
   render();

@@ -33,13 +33,17 @@ export class Turns {
     this.all = new Map();
     this.over = new Set();
     this.sent = outbox.read(conversationId);
-    this.isClosed = false;
+    this.left = new AbortController();
     for (const [id, message] of Object.entries(this.sent)) {
       const turn = this.turn(id);
       turn.message = message;
       turn.phase = "asking";
       this.settle(turn);
     }
+  }
+
+  get isClosed() {
+    return this.left.signal.aborted;
   }
 
   get running() {
@@ -141,7 +145,7 @@ export class Turns {
   async read(turn, path, body) {
     turn.isRead = true;
     try {
-      for await (const frame of frames(path, body)) {
+      for await (const frame of frames(path, body, this.left.signal)) {
         if (this.isClosed) return;
         turn.cursor = frame.id;
         this.take(turn, frame);
@@ -248,8 +252,9 @@ export class Turns {
     }
   }
 
+  /** Read nothing more: a browser opens six connections to a server at most, and other conversations need them. */
   close() {
-    this.isClosed = true;
+    this.left.abort();
   }
 }
 

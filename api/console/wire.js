@@ -50,24 +50,35 @@ export function change(path, method, body) {
   return ask(path, { method, headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
 }
 
-/** Open a stream of frames and yield them as `{id, type, data}` until it ends or breaks. */
-export async function* frames(path, body) {
+/**
+ * Open a stream of frames and yield them as `{id, type, data}` until it ends, breaks or is left.
+ *
+ * What is sent arrives although its reader leaves: only the answer is given up, and its connection with it.
+ */
+export async function* frames(path, body, left) {
   const options = body === undefined ? {} : {
     method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
   };
   const response = await fetch(path, options);
   if (!response.ok) throw await problem(response);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    const messages = (rest + value).split("\n\n");
-    rest = messages.pop();
-    for (const message of messages) {
-      const frame = frameOf(message);
-      if (frame) yield frame;
+  const leave = () => void reader.cancel().catch(() => {});
+  left.addEventListener("abort", leave);
+  try {
+    let rest = "";
+    while (!left.aborted) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      const messages = (rest + value).split("\n\n");
+      rest = messages.pop();
+      for (const message of messages) {
+        const frame = frameOf(message);
+        if (frame) yield frame;
+      }
     }
+  } finally {
+    left.removeEventListener("abort", leave);
+    leave();
   }
 }
 
@@ -130,8 +141,10 @@ export class Feed {
     this.on.state("reconnecting");
     if (source.readyState !== EventSource.CLOSED) return;
     this.timer = setTimeout(async () => {
-      if (await this.isGone()) return this.on.state("gone");
-      if (this.source === source) this.open();
+      const isGone = await this.isGone();
+      if (this.source !== source) return; // it was left meanwhile
+      if (isGone) this.on.state("gone");
+      else this.open();
     }, this.pause);
     this.pause = Math.min(this.pause * 2, LONGEST_PAUSE_MS);
   }
