@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final, Protocol
 
@@ -70,9 +70,9 @@ class LiveFeed:
             event for event in events if self._of_all or event.conversation_id in self._of_conversation
         ]
         items = [feed_item(event) for event in watched]
-        for conversation_id in {event.conversation_id for event in watched} & self._of_conversation.keys():
-            batch = Batch([item for item in items if item.body["conversation_id"] == conversation_id])
-            for reader in self._of_conversation[conversation_id]:
+        for conversation_id, own in _grouped(items, _conversation_of).items():
+            batch = Batch(own)
+            for reader in self._of_conversation.get(conversation_id or "", ()):
                 reader.give(batch)
         self._give_all(items, owners)
         self.position = events[-1].position
@@ -185,13 +185,12 @@ class LiveFeed:
 
     def _give_all(self, items: Sequence[FeedItem], owners: Mapping[str, str]) -> None:
         """Give each reader of all conversations what they may see; whoever sees the same shares the bytes."""
-        batches: dict[str | None, Batch] = {None: Batch(items)}
+        if not (items and self._of_all):
+            return
+        by_owner = _grouped(items, lambda item: owners.get(_conversation_of(item)))
+        batches = {owner: Batch(own) for owner, own in by_owner.items()} | {None: Batch(items)}
         for reader in self._of_all:
-            batch = batches.get(reader.owner)
-            if batch is None:
-                own = [item for item in items if owners.get(item.body["conversation_id"]) == reader.owner]
-                batch = batches[reader.owner] = Batch(own)
-            if batch.items:
+            if batch := batches.get(reader.owner):
                 reader.give(batch)
 
     async def _owners_of(self, events: Sequence[LoggedEvent]) -> Mapping[str, str]:
@@ -204,3 +203,17 @@ class LiveFeed:
             if owner := await self._log.owner_of(conversation_id):
                 self._owners[conversation_id] = owner
         return self._owners
+
+
+def _conversation_of(item: FeedItem) -> str:
+    return str(item.body["conversation_id"])
+
+
+def _grouped(
+    items: Sequence[FeedItem], key: Callable[[FeedItem], str | None]
+) -> Mapping[str | None, Sequence[FeedItem]]:
+    """Return the items by a key, in order: a page is gone through once, however many watch."""
+    groups: dict[str | None, list[FeedItem]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return groups
