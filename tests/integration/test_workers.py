@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.integration.test_two_processes import Node, begun
+from tests.integration.test_two_processes import Node, begun, hearing
 from tests.integration.waiting import eventually
 from tests.replaying import committed_part, read_log
 from tests.serving import Client, ServerProcess, SseFrame
@@ -82,25 +82,31 @@ async def crew(folder: Path, **settings: object) -> AsyncIterator[Crew]:
             await asyncio.to_thread(process.kill)
 
 
-async def test_a_turn_in_one_worker_is_watched_and_cancelled_through_the_other(
+async def test_a_turn_in_one_worker_is_followed_attached_to_and_cancelled_through_the_other(
     database_url: str, tmp_path: Path
 ) -> None:
     async with crew(tmp_path, database_url=database_url) as team:
         first, second = team.workers()
-        here, there, also_there = [await team.through(pid) for pid in (first, second, second)]
+        here, following, attached, there = [
+            await team.through(pid) for pid in (first, second, second, second)
+        ]
         turn_id = str(uuid4())
-        async with begun(here, "slow 60", turn_id=turn_id) as stream:
-            watching = asyncio.create_task(there.client.read_turn(turn_id))
-            await eventually(lambda: _runs(also_there, turn_id))
-            assert (await also_there.cancel(turn_id))["state"] == "committed"
+        async with (
+            begun(here, "slow 60", turn_id=turn_id, conversation_id="c") as stream,
+            hearing(following, "/v1/conversations/c/feed") as (said, more),
+            hearing(attached, f"/v1/turns/{turn_id}/stream") as (seen, rest),
+        ):
+            assert (await there.cancel(turn_id))["state"] == "committed"
             frames = await frames_in(stream)
-        seen = await watching
+            seen.extend(await frames_in(rest))
+            while said[-1].type != "conversation.turn_cancelled":
+                said.append(await anext(more))
+    provisional = [frame for frame in seen if frame.type in ("turn.started", "turn.delta")]
+    assert [frame.data["seq"] for frame in provisional] == list(range(1, len(provisional) + 1))
     assert committed_part(seen) == committed_part(frames)
-    assert any(frame.type == "conversation.turn_cancelled" for frame in seen)
-
-
-async def _runs(node: Node, turn_id: str) -> bool:
-    return bool((await node.status(turn_id))["state"] == "running")
+    assert "turn.delta" in [frame.type for frame in said]
+    positions = [frame.data["position"] for frame in frames if "position" in frame.data]
+    assert [frame.data["position"] for frame in said if frame.id] == positions
 
 
 async def test_a_killed_worker_is_replaced_and_its_turn_can_be_retried(
