@@ -5,8 +5,10 @@
 `feed_readers PORT READERS bare URL PID EVENTS JOINED SECONDS`: the same frames from a server that does
 nothing else: so many in each write, so many seconds between two writes.
 `feed_readers PORT READERS idle URL PID`: KiB a feed costs the process, and its database connections.
+`feed_readers PORT READERS apart URL PID`: the same for feeds of as many conversations, and milliseconds of
+processor time that the server takes a second.
 
-All but the last tell how much processor time the server took for a frame, in microseconds, and how many
+All but the last two tell how much processor time the server took for a frame, in microseconds, and how many
 frames came in each of its writes.
 """
 
@@ -16,8 +18,9 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any
 from uuid import uuid4
 
@@ -68,13 +71,15 @@ class Reader(asyncio.Protocol):
             self._parts.clear()
 
 
-async def opened(port: int, count: int, taken: Taken) -> list[asyncio.Transport]:
-    """Open feeds, `AT_ONCE` at a time; returns when each has answered."""
-    loop = asyncio.get_running_loop()
+async def opened(
+    port: int, count: int, taken: Taken, of: Sequence[str] = ("feed",)
+) -> list[asyncio.Transport]:
+    """Open feeds, `AT_ONCE` at a time, of these in turn; returns when each has answered."""
+    loop, paths = asyncio.get_running_loop(), cycle(of)
 
     async def one() -> asyncio.Transport:
         transport, reader = await loop.create_connection(lambda: Reader(taken), "127.0.0.1", port)
-        transport.write(b"GET /v1/feed HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        transport.write(f"GET /v1/{next(paths)} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         async with asyncio.timeout(30):
             await reader.is_open.wait()
         return transport
@@ -151,14 +156,33 @@ async def bare(
     return {"rate": taken.frames / (taken.last - begun), **figures}
 
 
-async def idle(port: int, readers: int, url: str, pid: int) -> dict[str, float]:
+async def apart(port: int, readers: int, url: str, pid: int) -> dict[str, float]:
+    appender = await started(url)
+    names = [f"idle-{number}" for number in range(readers)]
+    await asyncio.gather(*(appender.append(beginning(name)) for name in names))
+    await appender.stop()
+    return await idle(port, readers, url, pid, [f"conversations/{name}/feed" for name in names])
+
+
+def beginning(conversation: str) -> Save:
+    """Return the first event of a conversation of the one who asks."""
+    stream = f"conversation-{conversation}"
+    event = NewEvent(stream, 1, "conversation.started", conversation, str(uuid4()), "user:local", b"{}")
+    return Save([event], {stream: 0})
+
+
+async def idle(
+    port: int, readers: int, url: str, pid: int, of: Sequence[str] = ("feed",)
+) -> dict[str, float]:
     process, taken = psutil.Process(pid), Taken()
-    await finished(await opened(port, 50, taken), None)  # what is made once is made
+    await finished(await opened(port, 50, taken, of), None)  # what is made once is made
     await asyncio.sleep(2)
     before, connections = process.memory_info().rss, held(url)
-    transports = await opened(port, readers, taken)
+    transports = await opened(port, readers, taken, of)
+    took, began = spent(process), time.perf_counter()
     await asyncio.sleep(2)
     figures = {
+        "ms_a_second": (spent(process) - took) * 1000 / (time.perf_counter() - began),
         "kib": (process.memory_info().rss - before) / 1024 / readers,
         "before": connections,
         "with": held(url),
@@ -196,7 +220,13 @@ async def eventually(true: Callable[[], bool], seconds: float = 60) -> None:
         await asyncio.sleep(0.005)
 
 
-MODES: dict[str, Callable[..., Any]] = {"steady": steady, "burst": burst, "bare": bare, "idle": idle}
+MODES: dict[str, Callable[..., Any]] = {
+    "steady": steady,
+    "burst": burst,
+    "bare": bare,
+    "idle": idle,
+    "apart": apart,
+}
 
 
 if __name__ == "__main__":

@@ -83,12 +83,25 @@ def paced(lag: Figures, bare: Figures, readers: int) -> list[Row]:
     ]
 
 
-def idling(cost: Figures, idle: int) -> list[Row]:
-    connections = f"{cost['before']:.0f} before, {cost['with']:.0f} beside them"
+def idling(url: str, idle: int) -> list[Row]:
+    cost, apart = (in_a_server_of_its_own(url, mode, idle) for mode in ("idle", "apart"))
     return [
         (f"an idle feed of {idle:,}, KiB", "", f"{cost['kib']:.1f}", "at most 40"),
-        ("database connections of the server", connections, "", ""),
+        ("database connections of the server", connections(cost), "", ""),
+        (f"an idle feed of one of {idle:,} conversations, KiB", "", f"{apart['kib']:.1f}", "at most 40"),
+        ("database connections of the server", connections(apart), "", ""),
+        ("processor time of the server with them", f"{apart['ms_a_second']:.0f} ms a second", "", ""),
     ]
+
+
+def in_a_server_of_its_own(url: str, mode: str, readers: int) -> Figures:
+    """Measure in a process whose memory nobody has used before."""
+    with served("house", url, "100") as port:
+        return asking(port, url, readers)(mode)
+
+
+def connections(cost: Figures) -> str:
+    return f"{cost['before']:.0f} before, {cost['with']:.0f} beside them"
 
 
 def run(
@@ -101,9 +114,9 @@ def run(
     ):
         url = postgres.start()
         schema.migrate(url)
+        rows = idling(url, idle) if idle else []
         with served("house", url, "100") as port, served("peers.feed_bare", str(events)) as bare_port:
             feed, bare = asking(port, url, readers), asking(bare_port, url, readers)
-            rows = idling(asking(port, url, idle)("idle"), idle) if idle else []
             lag = feed("steady", seconds)
             alone = bare("bare", events, 1, EVERY_S)
             return [*paced(lag, alone, readers), *saturated(feed, bare, events, rounds), *rows]
