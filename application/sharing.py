@@ -168,6 +168,7 @@ class Mirrors:
         self._forget_unwatched()
         if not (self._streams or self._live.conversations):
             self._mark = None
+            self._unread.clear()
             return
         for chunk in await self._current(await self._new()):
             if not self._goes_on(chunk):
