@@ -33,11 +33,13 @@ async def held_up(url: str) -> AsyncIterator[None]:
 
 async def lanes_at_work(url: str, expected: int) -> int:
     """Return how many lanes are at work, as soon as it is so many."""
+    found = -1
     for _ in range(200):
-        if (found := query(url, AT_WORK)[0][0]) == expected:
+        found = int(query(url, AT_WORK)[0][0])
+        if found == expected:
             break
         await asyncio.sleep(0.01)
-    return int(found)
+    return found
 
 
 @pytest.mark.parametrize(("is_slow", "expected"), [(True, 2), (False, 1)], ids=["rows", "flush"])

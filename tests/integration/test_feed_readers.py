@@ -20,7 +20,7 @@ async def test_an_event_is_made_into_bytes_once_for_all_who_watch(
 ) -> None:
     made = Counter[int]()
 
-    def counted(body: Any) -> str:
+    def counted(body: Any) -> bytes:
         made[body.get("position", 0)] += 1
         return one_line(body)
 
