@@ -1,12 +1,14 @@
 """A big log made of the recorded conversations: `python -m tests.benchmarks.big_log URL EVENTS`.
 
 Each recorded conversation goes through the aggregates once; the events are then stored over and over under
-new ids, at valid positions and versions. All conversations of a round run side by side, as they would.
+new ids, at valid positions and versions, and sealed with the key of their conversation (the tests' master
+key wraps it). All conversations of a round run side by side, as they would.
 """
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -16,29 +18,21 @@ from domain.aggregate import By
 from domain.conversation import Conversation
 from infrastructure.postgres.batch import NewEvent
 from infrastructure.postgres.mapper import MinutesMapper
+from infrastructure.vault import DataKey, Vault, about_event
+from tests.opened import vault as tests_vault
 from tests.recorded import recorded_conversations
 
 DECIDED = ("book_", "cancel_", "update_", "send_")
 OWNERS = 10  # subjects the conversations belong to
+CONVERSATIONS = 120  # that were recorded
 
-TEMPLATE = """
-    CREATE TEMP TABLE template (
-        step int, conversation int, version int, stream text, type text, turn text, actor text, data bytea)"""
-# Conversation n of round r is a conversation of its own, with an id that says so. Its owner is one of OWNERS.
-FILL = """
-    INSERT INTO log (position, recorded_at, version, stream, type, conversation, turn, actor, data)
-    SELECT %(head)s + row_number() OVER (ORDER BY r, t.step, t.conversation),
-           timestamptz '2026-01-01' + make_interval(secs => %(head)s / 100.0)
-               + make_interval(secs => (row_number() OVER (ORDER BY r, t.step, t.conversation)) / 100.0),
-           t.version, t.stream || '-' || id, t.type, id, t.turn || '-' || id,
-           CASE WHEN t.actor = 'user' THEN 'user:person-' || (r * 120 + t.conversation) %% %(owners)s
-                ELSE t.actor END,
-           t.data
-      FROM generate_series(%(first)s::int, %(last)s::int) AS r
-     CROSS JOIN LATERAL (
-        SELECT *, lpad(to_hex(r), 8, '0') || '-0000-7000-8000-' || lpad(to_hex(conversation), 12, '0') AS id
-          FROM template) AS t"""
-ROUNDS_AT_A_TIME = 10
+LOG = """
+    COPY log (position, recorded_at, version, stream, type, conversation, turn, actor, data)
+    FROM STDIN (FORMAT binary)"""
+LOG_TYPES = ("int8", "timestamptz", "int4", "text", "text", "text", "text", "text", "bytea")
+KEYS = "COPY keys.conversations (conversation, wrapped) FROM STDIN (FORMAT binary)"
+BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
+BETWEEN = timedelta(milliseconds=10)  # two events
 
 
 def events_of(messages: list[dict[str, Any]]) -> Iterator[Any]:
@@ -97,29 +91,56 @@ def templates() -> list[list[NewEvent]]:
     ]
 
 
-def fill(url: str, events: int) -> int:
-    """Fill an empty log with at least so many events; returns how many there are."""
+def fill(url: str, events: int, vault: Vault) -> int:
+    """Fill an empty log with at least so many events, sealed as always; returns how many there are."""
     made = templates()
-    in_a_round = sum(map(len, made))
-    head, rounds = 0, -(-events // in_a_round)
+    # All conversations of a round side by side: the first event of each, then the second of each, …
+    steps = sorted((step, number, event) for number, one in enumerate(made) for step, event in enumerate(one))
+    woven = [(number, event) for _, number, event in steps]
+    rounds = -(-events // len(woven))
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("SET synchronous_commit = off")
-        connection.execute("SET work_mem = '256MB'")
-        connection.execute(TEMPLATE)
-        with connection.cursor().copy("COPY template FROM STDIN") as copy:
-            for number, conversation in enumerate(made):
-                for step, event in enumerate(conversation):
-                    stream = event.stream.partition("-")[0]
-                    copy.write_row(
-                        (step, number, event.version, stream, event.type, event.turn, event.actor, event.data)
-                    )
-        for first in range(0, rounds, ROUNDS_AT_A_TIME):
-            last = min(first + ROUNDS_AT_A_TIME, rounds) - 1
-            values = {"head": head, "first": first, "last": last, "owners": OWNERS}
-            head += connection.execute(FILL, values).rowcount
+        for round_ in range(rounds):
+            keys = _make_keys(connection, vault, [_id(round_, number) for number in range(len(made))])
+            with connection.cursor().copy(LOG) as copy:
+                copy.set_types(LOG_TYPES)
+                for row in _rows(round_, woven, keys):
+                    copy.write_row(row)
         connection.execute("VACUUM (ANALYZE) log")
-    return head
+    return rounds * len(woven)
+
+
+def _id(round_: int, number: int) -> str:
+    """Return the id of this conversation in this round."""
+    return f"{round_:08x}-0000-7000-8000-{number:012x}"
+
+
+def _make_keys(
+    connection: psycopg.Connection, vault: Vault, conversations: Sequence[str]
+) -> Mapping[str, DataKey]:
+    keys: dict[str, DataKey] = {}
+    with connection.cursor().copy(KEYS) as copy:
+        copy.set_types(("text", "bytea"))
+        for conversation in conversations:
+            keys[conversation], wrapped = vault.new_key(conversation)
+            copy.write_row((conversation, wrapped))
+    return keys
+
+
+def _rows(
+    round_: int, woven: Sequence[tuple[int, NewEvent]], keys: Mapping[str, DataKey]
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a round. The owner of a conversation is one of OWNERS."""
+    for position, (number, event) in enumerate(woven, start=round_ * len(woven) + 1):
+        own_id = _id(round_, number)
+        stream = f"{event.stream.partition('-')[0]}-{own_id}"
+        person = f"user:person-{(round_ * CONVERSATIONS + number) % OWNERS}"
+        data = keys[own_id].seal(event.data, about_event(stream, event.version, event.type))
+        yield (
+            position, BEGAN + position * BETWEEN, event.version, stream, event.type, own_id,
+            f"{event.turn}-{own_id}", person if event.actor == "user" else event.actor, data,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":
-    print(fill(sys.argv[1], int(sys.argv[2])))
+    print(fill(sys.argv[1], int(sys.argv[2]), tests_vault()))

@@ -10,13 +10,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import psycopg
 from eventsourcing.application import Application
-from eventsourcing.persistence import ApplicationRecorder, Mapper, Tracking, Transcoder
+from eventsourcing.persistence import ApplicationRecorder, Mapper, StoredEvent, Tracking, Transcoder
 from eventsourcing.popo import POPOFactory
 from eventsourcing.postgres import PostgresTrackingRecorder
 from eventsourcing.projection import Projection, ProjectionRunner
@@ -26,6 +27,7 @@ from psycopg.conninfo import conninfo_to_dict
 from application.ports import LoggedEvent
 from infrastructure.postgres import schema
 from infrastructure.postgres.embedded import EmbeddedPostgres
+from infrastructure.postgres.key_store import keys_of
 from infrastructure.postgres.mapper import MinutesMapper, own_fields
 from infrastructure.postgres.recorder import PostgresRecorder
 from infrastructure.projections.operating import make_tables
@@ -35,7 +37,9 @@ from infrastructure.projections.rebuild import Rebuild
 from infrastructure.projections.registry import READ_MODELS
 from infrastructure.projections.transcript import ENTRIES, Transcript
 from infrastructure.projections.writing import Store
+from infrastructure.vault import about_event
 from tests.benchmarks.big_log import fill
+from tests.opened import vault
 
 WORKERS = 2
 PREFIX_S = 4.0  # for how long the library runs
@@ -50,11 +54,29 @@ class OurLog(POPOFactory):
         return PostgresRecorder(str(self.env.get("LOG")), originator_ids="text")
 
 
+class OpeningMapper(MinutesMapper):
+    """Opens what is stored, as every reader of the log has to; keys are fetched once a conversation."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._vault = vault()
+        self._connection = psycopg.connect(url, autocommit=True)
+
+    def to_domain_event(self, stored_event: StoredEvent) -> Any:
+        stream, version, topic = (
+            str(stored_event.originator_id), stored_event.originator_version, stored_event.topic,
+        )  # fmt: skip
+        conversation = stream.partition("-")[2]
+        key = keys_of(self._connection, self._vault, [conversation])[conversation]
+        state = key.open(stored_event.state, about_event(stream, version, topic))
+        return super().to_domain_event(replace(stored_event, state=state))
+
+
 class Minutes(Application[str]):
     """Reads our log, in the library's way."""
 
     def construct_mapper(self) -> Mapper[str]:
-        return MinutesMapper()
+        return OpeningMapper(str(self.env.get("LOG")))
 
     def construct_transcoder(self) -> Transcoder:
         return MinutesMapper().transcoder
@@ -151,7 +173,7 @@ def rebuild_rate(url: str, model: ReadModel, events: int) -> tuple[float, dict[s
     def note(phase: str) -> None:
         phases.setdefault(phase, time.perf_counter() - began)
 
-    Rebuild(url, model, workers=WORKERS, on_progress=lambda step: note(step.phase)).run()
+    Rebuild(url, model, workers=WORKERS, on_progress=lambda step: note(step.phase), vault=vault()).run()
     return events / (time.perf_counter() - began), phases
 
 
@@ -200,7 +222,7 @@ def run(events: int = 1_000_000) -> list[Row]:
     ):
         url = postgres.start()
         schema.migrate(url)
-        made = fill(url, events)
+        made = fill(url, events, vault())
         return [(f"a log of {made:,} events", "", "", ""), *race(url, made)]
 
 

@@ -19,6 +19,7 @@ from infrastructure.projections.rebuild import Rebuild
 from infrastructure.projections.registry import READ_MODELS
 from tests.benchmarks.big_log import fill
 from tests.crowd import Crowd
+from tests.opened import vault
 from tests.serving import MASTER_KEY, REPOSITORY, ServerProcess
 
 Row = tuple[str, str, str, str]
@@ -66,10 +67,10 @@ def run(events: int = 100_000, pause_s: float = 1.0, calm_s: float = 15.0) -> li
         with EmbeddedPostgres(folder / "data") as postgres:
             url = postgres.start()
             schema.migrate(url)
-            made = fill(url, events)
+            made = fill(url, events, vault())
             make_tables(url, READ_MODELS)
             for model in READ_MODELS:
-                Rebuild(url, model).run()
+                Rebuild(url, model, vault=vault()).run()
             rows = asyncio.run(race(folder, url, pause_s, calm_s))
             return [(f"a log of {made:,} events", "", "", ""), *rows]
 
