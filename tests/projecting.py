@@ -19,7 +19,7 @@ from infrastructure.projections.read_model import ReadModel, RowKey, Rows, Table
 from infrastructure.projections.reading import COLUMNS, StoredEvent
 from tests.asking import query
 from tests.opened import vault
-from tests.unit.commands import Command, do
+from tests.unit.commands import TASKS, Command, do
 
 COUNTS = Table(
     "counts",
@@ -112,6 +112,33 @@ class Other(Counting):
 
 
 # ---------------------------------------------------------------- logs
+def asked(call_id: str, *, requires_decision: bool = True) -> Command:
+    call = {
+        "model_call_id": "call_0", "tool": "write_file", "agent": "coder", "rule": "writing",
+        "arguments": {"path": "a.txt", "of": call_id}, "requires_decision": requires_decision,
+    }  # fmt: skip
+    return ("request_call", (call_id, call))
+
+
+# All that a read model may have to say of a conversation; in the end a call waits for a person.
+TALK: list[Command] = [
+    ("receive_user_message", ("m1", "one")),
+    ("send_assistant_message", ("m2", "coder", "good morning", "tool_calls")),
+    asked("call-1"), ("decide_call", ("call-1", "edit", {"path": "b.txt"}, None)),
+    ("receive_tool_result", ("call-1", "written", None)),
+    asked("call-2"), ("decide_call", ("call-2", "reject", None, "better not")),
+    asked("call-3", requires_decision=False), ("receive_tool_result", ("call-3", None, "no such file")),
+    asked("call-4", requires_decision=False), ("close_call", ("call-4", "superseded")),
+    ("propose_plan", ("p1", "goal", [task.to_json() for task in TASKS], "architect")),
+    ("decide_plan", ("p1", 1, "approve", None)),
+    ("start_subtask", (TASKS[0],)), ("complete_subtask", ()),
+    ("start_subtask", (TASKS[1],)), ("complete_subtask", ()),
+    ("rename", ("a title",)), ("archive", ()), ("reopen", ()),
+    ("receive_user_message", ("m3", "two\0 \ud800 half")),
+    asked("call-5"),
+]  # fmt: skip
+
+
 def happened(conversation_id: str, history: Sequence[Command]) -> list[NewEvent]:
     """Let a conversation go through all of it and return its events, with its agent's, in order."""
     mapper, by = MinutesMapper(), By("user:ada", "turn-0")
@@ -126,6 +153,11 @@ def happened(conversation_id: str, history: Sequence[Command]) -> list[NewEvent]
             agent.switch("ask" if agent.name == "coder" else "coder", "asked", "user:ada", by)
         events += [*conversation.collect_events(), *agent.collect_events()]
     return [mapper.to_new_event(event) for event in events]  # type: ignore[arg-type]
+
+
+def talks(count: int, first: int = 0, history: Sequence[Command] = TALK) -> list[NewEvent]:
+    """Return the events of so many conversations, in all of which the same happens side by side."""
+    return woven([happened(f"c{number}", history) for number in range(first, first + count)])
 
 
 def woven(logs: Sequence[Sequence[NewEvent]]) -> list[NewEvent]:

@@ -19,6 +19,7 @@ _MOVE: Final = b"""
 _MOVE_REBUILD: Final = b"""
     UPDATE rebuilds SET position = %s, updated_at = clock_timestamp()
      WHERE name = %s AND part = %s AND generation = %s AND position = %s"""
+_POSITION: Final = b"SELECT position FROM rebuilds WHERE name = %s AND part = %s AND generation = %s"
 _ALL: Final = b"""
     SELECT p.name, p.version, p.position, greatest(h.position - p.position, 0) AS lag, p.state,
            p.failed_position, p.error, p.updated_at,
@@ -66,6 +67,12 @@ class RebuildMark:
         """Move it, in the caller's transaction; False when it was not where we thought."""
         values = [new, self.name, self.part, self.generation, old]
         return connection.execute(_MOVE_REBUILD, values, prepare=True).rowcount == 1
+
+    def position(self, connection: psycopg.Connection) -> int | None:
+        """Return where it is, None when there is no such part any more."""
+        values = [self.name, self.part, self.generation]
+        row = connection.execute(_POSITION, values).fetchone()
+        return int(row[0]) if row else None
 
 
 def find(connection: psycopg.Connection, name: str) -> Checkpoint | None:

@@ -11,6 +11,11 @@ def suffix(generation: int) -> str:
     return f"__g{generation}"
 
 
+def compared(name: str) -> str:
+    """Return what a comparison notes its tables under, so that a rebuild beside it stays what it is."""
+    return f"{name} (compared)"
+
+
 def clean(connection: psycopg.Connection, model: ReadModel) -> None:
     """Drop what rebuilds have left and nobody can use. The caller holds the right to rebuild."""
     kept = connection.execute(
@@ -19,6 +24,7 @@ def clean(connection: psycopg.Connection, model: ReadModel) -> None:
     ).fetchone()
     usable = kept[0] if kept and Store(model, suffix(kept[0])).exists(connection) else None
     with connection.transaction():
+        connection.execute("DELETE FROM rebuilds WHERE name = %s", [compared(model.name)])
         if usable is None:
             connection.execute("DELETE FROM rebuilds WHERE name = %s", [model.name])
         for table in model.tables:
@@ -37,8 +43,17 @@ def _generations(connection: psycopg.Connection, table: str) -> list[str]:
 
 def discard(connection: psycopg.Connection, model: ReadModel) -> None:
     """Drop what an unfinished rebuild or comparison has left. The caller holds the right to rebuild."""
+    _drop(connection, model, [model.name, compared(model.name)])
+
+
+def discard_comparison(connection: psycopg.Connection, model: ReadModel) -> None:
+    """Drop what a comparison has made or left, and nothing else. The caller holds the right to rebuild."""
+    _drop(connection, model, [compared(model.name)])
+
+
+def _drop(connection: psycopg.Connection, model: ReadModel, names: list[str]) -> None:
     rows = connection.execute(
-        "DELETE FROM rebuilds WHERE name = %s RETURNING generation", [model.name]
+        "DELETE FROM rebuilds WHERE name = ANY(%s) RETURNING generation", [names]
     ).fetchall()
     for generation in {generation for (generation,) in rows}:
         Store(model, suffix(generation)).drop(connection)

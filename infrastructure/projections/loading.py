@@ -3,7 +3,8 @@
 import gc
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
@@ -35,6 +36,15 @@ class PartOver(Exception):  # noqa: N818 (nothing is wrong: another one does thi
     """Another process has moved this part's checkpoint."""
 
 
+@dataclass(frozen=True)
+class Part:
+    """Some of the conversations: how far they are loaded, and how far they are to be."""
+
+    number: int
+    position: int
+    target: int
+
+
 class Loader:
     """Loads one part of the conversations into the tables of a rebuild, range by range.
 
@@ -50,7 +60,9 @@ class Loader:
         parts: int,
         vault: Vault | None = None,
         courtesy: Courtesy | None = None,
+        range_: int = RANGE,
     ) -> None:
+        self.range = range_
         self._model = model
         self._vault = vault
         self._mark = mark
@@ -120,35 +132,55 @@ class Loader:
             loaded, self._known = {}, set()
         self._rows = Rows(loaded)
 
+    def forget(self) -> None:
+        """Look everything up again: another process has written what we had in memory, too."""
+        self._rows, self._known = Rows(), set()
 
-def load_part(
-    url: str, model: ReadModel, mark: RebuildMark, suffix: str, parts: int,
-    position: int, target: int, reports: Connection, vault: Vault | None, courtesy: Courtesy,
-) -> None:  # fmt: skip
-    """Load one part up to `target`: the life of a worker process. Ends when its parent is gone."""
+    def reached(self, connection: psycopg.Connection) -> int | None:
+        """Return how far the part is loaded, None where there is no such part any more."""
+        return self._mark.position(connection)
+
+
+def load_part(url: str, make: Callable[[], Loader], part: Part, reports: Connection) -> None:
+    """Load one part up to its target: the life of a worker process. Ends when its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     gc.disable()  # rows have no cycles, and there are many of them
-    loader = Loader(model, mark, suffix, parts, vault, courtesy)
+    loader, position, failure = make(), part.position, None
     try:
         _stay_with_parent()
         with connect(url, "rebuild read") as reading, connect(url, "rebuild write") as writing:
-            for last in _ends(position, target):
-                loader.load(reading, writing, position, last)
-                position = last
-                reports.send((mark.part, position, None))
-    except FoldError as failure:
-        reports.send((mark.part, position, (failure.position, failure.why)))
+            while position < part.target:
+                position = _one_range(loader, reading, writing, position, part.target)
+                reports.send((part.number, position, None))
+    except FoldError as error:
+        failure = error.position, error.why
     except (PartOver, psycopg.Error) as error:
-        reports.send((mark.part, position, (0, f"{type(error).__name__}: {error}")))
+        failure = 0, f"{type(error).__name__}: {error}"
+    if failure:
+        reports.send((part.number, position, failure))
+
+
+def _one_range(
+    loader: Loader, reading: psycopg.Connection, writing: psycopg.Connection, position: int, target: int
+) -> int:
+    """Load the next range, or find it loaded; returns where it ends.
+
+    A worker of a rebuild that was killed ends with the range at hand, and may still write it after the
+    next rebuild has begun. Whose transaction moves the checkpoint first has done it.
+    """
+    last = min(position + loader.range, target)
+    try:
+        loader.load(reading, writing, position, last)
+    except PartOver:
+        reached = loader.reached(writing)
+        if reached is None or reached <= position:
+            raise
+        loader.forget()
+        return reached
+    return last
 
 
 def _stay_with_parent() -> None:
     """End this process where it is a worker and the one that started it is gone."""
     if (parent := parent_process()) and not parent.is_alive():
         sys.exit()
-
-
-def _ends(position: int, target: int) -> Iterator[int]:
-    while position < target:
-        position = min(position + RANGE, target)
-        yield position

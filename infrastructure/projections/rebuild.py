@@ -4,10 +4,10 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.connection import Connection, wait
-from typing import Any, Final, cast
+from functools import partial
+from typing import Final, Self
 
 import psycopg
 
@@ -16,19 +16,22 @@ from infrastructure.projections import checkpoints
 from infrastructure.projections.advancing import FoldError, fold_page
 from infrastructure.projections.checkpoints import RebuildMark
 from infrastructure.projections.connecting import connect
-from infrastructure.projections.generations import clean, suffix
+from infrastructure.projections.generations import clean, compared, suffix
 from infrastructure.projections.indexing import make_indexes
-from infrastructure.projections.loading import load_part
+from infrastructure.projections.loading import RANGE, Loader, Part
 from infrastructure.projections.read_model import ReadModel
 from infrastructure.projections.reading import head_of, read_page
+from infrastructure.projections.workers import Workers
 from infrastructure.projections.writing import Store
-from infrastructure.projections.yielding import Courtesy, step_back
+from infrastructure.projections.yielding import Courtesy
 from infrastructure.vault import Vault
 
 CATCH_UP: Final = -1  # the part that goes on where the loading ended
 _NEAR: Final = 500  # events that may be left for the transaction of the swap
 _SWAP_WAIT_MS: Final = 50  # for how long a swap may hold up readers while it waits for others
-_POLL_S: Final = 0.2
+_SHORTEST_S, _LONGEST_S = 0.1, 2.0  # between two swaps: a query may read the old tables for hours
+_LOCK_WAIT_S: Final = 1.0
+_POLL_S: Final = 0.1
 
 
 class RebuildError(MinutebookError):
@@ -81,9 +84,12 @@ class Rebuild:
         on_progress: OnProgress = _ignore,
         is_cancelled: Callable[[], bool] = _never,
         vault: Vault | None = None,
+        range_: int = RANGE,
     ) -> None:
         self._url = url
         self._model = model
+        self._name = model.name  # under which it notes how far it is
+        self._range = range_
         self._workers = workers
         self._vault = vault
         self._on_progress = on_progress
@@ -100,6 +106,8 @@ class Rebuild:
             if not (self.build(connection, generation) and self._caught_up(connection, generation)):
                 return -1
             position = self._swapped(connection, generation)
+            if position is None:
+                return -1
             clean(connection, self._model)
             self._tell("done", position, position)
             return position
@@ -108,8 +116,7 @@ class Rebuild:
     def locked(self) -> Iterator[psycopg.Connection]:
         """Give a connection that holds the right to rebuild."""
         with connect(self._url, "rebuild") as connection:
-            if not checkpoints.try_lock(connection, "rebuild", self._model.name):
-                raise RebuildRunningError(name=self._model.name)
+            self._lock(connection)
             try:
                 yield connection
             finally:
@@ -117,17 +124,31 @@ class Rebuild:
                 with suppress(psycopg.Error):
                     checkpoints.unlock(connection, "rebuild", self._model.name)
 
+    def _lock(self, connection: psycopg.Connection) -> None:
+        """Take the right to rebuild; whoever only tidies up gives it back in a moment."""
+        until = time.monotonic() + _LOCK_WAIT_S
+        while not checkpoints.try_lock(connection, "rebuild", self._model.name):
+            if time.monotonic() > until:
+                raise RebuildRunningError(name=self._model.name)
+            time.sleep(_POLL_S)
+
+    def for_comparison(self) -> Self:
+        """Return the same for tables that never take over: what it notes is no rebuild's to resume."""
+        other = copy(self)
+        other._name = compared(self._model.name)  # noqa: SLF001 (it is one of us)
+        return other
+
     def _resumed(self, connection: psycopg.Connection) -> int | None:
         """Return the generation that an earlier run has left, where it is of this version and whole."""
         clean(connection, self._model)
         row = connection.execute(
-            "SELECT generation FROM rebuilds WHERE name = %s AND part = 0", [self._model.name]
+            "SELECT generation FROM rebuilds WHERE name = %s AND part = 0", [self._name]
         ).fetchone()
         return int(row[0]) if row else None
 
     def begin(self, connection: psycopg.Connection, target: int) -> int:
         """Make new tables, to be loaded up to `target`; returns their generation."""
-        name, version = self._model.name, self._model.version
+        name, version = self._name, self._model.version
         with connection.transaction():
             row = connection.execute("SELECT nextval('projection_generations')").fetchone()
             generation = int(row[0]) if row else 0
@@ -150,65 +171,38 @@ class Rebuild:
 
     def _at(self, connection: psycopg.Connection, part: int) -> int | None:
         row = connection.execute(
-            "SELECT position FROM rebuilds WHERE name = %s AND part = %s", [self._model.name, part]
+            "SELECT position FROM rebuilds WHERE name = %s AND part = %s", [self._name, part]
         ).fetchone()
         return int(row[0]) if row else None
 
     def _loaded(self, connection: psycopg.Connection, generation: int) -> bool:
-        parts = connection.execute(
-            "SELECT part, position, target FROM rebuilds WHERE name = %s AND part >= 0 ORDER BY part",
-            [self._model.name],
-        ).fetchall()
-        reached = {part: position for part, position, _ in parts}
-        target = max(target for _, _, target in parts)
-        self._began_at = sum(reached.values()) // len(parts)
-        with self._working(generation, parts) as reports:
-            while min(reached.values()) < target:
+        parts = self._parts(connection)
+        target = max(part.target for part in parts)
+        workers = Workers(parts)
+        makers = [(part, self._loader(part, generation, len(parts))) for part in parts]
+        self._began_at = workers.position
+        with workers.at_work(self._url, makers):
+            while not workers.are_done:
                 if self._is_cancelled():
                     return False
-                self._hear(reports, reached, target)
+                if failure := workers.hear():
+                    raise RebuildError(name=self._model.name, reason=_reason(*failure))
                 self._courtesy.look(connection)
-                self._tell("loading", sum(reached.values()) // len(parts), target)
+                self._tell("loading", workers.position, target)
         return True
 
-    @contextmanager
-    def _working(self, generation: int, parts: list[Any]) -> Iterator[dict[Connection, int]]:
-        """Run a process for each part; none is left behind, and none needs to be heard out."""
-        context = get_context("forkserver")
-        processes, reports = [], dict[Connection, int]()
-        for part, position, target in parts:
-            ours, theirs = context.Pipe(duplex=False)
-            mark = RebuildMark(self._model.name, part, generation)
-            given = (self._url, self._model, mark, suffix(generation), len(parts), position, target, theirs)
-            process = context.Process(
-                target=load_part, args=(*given, self._vault, self._courtesy), daemon=True
-            )
-            process.start()
-            step_back(process.pid)  # requests come first, also before all that it imports
-            theirs.close()  # so that we see the end when the process is gone
-            processes.append(process)
-            reports[ours] = part
-        try:
-            yield reports
-        finally:
-            for process in processes:
-                process.terminate()
-                process.join()
-            for ours in reports:
-                ours.close()
+    def _parts(self, connection: psycopg.Connection) -> list[Part]:
+        rows = connection.execute(
+            "SELECT part, position, target FROM rebuilds WHERE name = %s AND part >= 0 ORDER BY part",
+            [self._name],
+        )
+        return [Part(*row) for row in rows.fetchall()]
 
-    def _hear(self, reports: dict[Connection, int], reached: dict[int, int], target: int) -> None:
-        for ready in wait(list(reports), timeout=_POLL_S):
-            connection = cast("Connection", ready)
-            try:
-                part, position, failure = connection.recv()
-                reached[part] = position
-            except EOFError:
-                part, failure = reports.pop(connection), None
-                if reached[part] < target:
-                    failure = (0, "a worker process has died")
-            if failure:
-                raise RebuildError(name=self._model.name, reason=_reason(*failure))
+    def _loader(self, part: Part, generation: int, parts: int) -> Callable[[], Loader]:
+        """Return what makes a loader, in whichever process."""
+        mark = RebuildMark(self._name, part.number, generation)
+        given = (self._model, mark, suffix(generation), parts, self._vault, self._courtesy, self._range)
+        return partial(Loader, *given)
 
     def _indexed(self, connection: psycopg.Connection, generation: int) -> None:
         target = self._at_target(connection)
@@ -218,11 +212,11 @@ class Rebuild:
         connection.execute(
             "INSERT INTO rebuilds (name, part, version, generation, target, position)"
             " VALUES (%s, %s, %s, %s, %s, %s)",
-            [self._model.name, CATCH_UP, self._model.version, generation, target, target],
+            [self._name, CATCH_UP, self._model.version, generation, target, target],
         )
 
     def _at_target(self, connection: psycopg.Connection) -> int:
-        row = connection.execute("SELECT max(target) FROM rebuilds WHERE name = %s", [self._model.name])
+        row = connection.execute("SELECT max(target) FROM rebuilds WHERE name = %s", [self._name])
         return int((row.fetchone() or [0])[0])
 
     def _caught_up(self, connection: psycopg.Connection, generation: int) -> bool:
@@ -244,7 +238,7 @@ class Rebuild:
 
     def _advanced(self, connection: psycopg.Connection, generation: int, position: int, last: int) -> int:
         page = read_page(connection, position, last, vault=self._vault)
-        mark = RebuildMark(self._model.name, CATCH_UP, generation)
+        mark = RebuildMark(self._name, CATCH_UP, generation)
         try:
             reached = fold_page(connection, self._model, Store(self._model, suffix(generation)), mark, page)
         except FoldError as failure:
@@ -253,14 +247,25 @@ class Rebuild:
             raise RebuildError(name=self._model.name, reason="another process has moved its checkpoint")
         return reached
 
-    def _swapped(self, connection: psycopg.Connection, generation: int) -> int:
-        """Swap as soon as nobody has to wait for it; returns the position at the swap."""
-        while True:
+    def _swapped(self, connection: psycopg.Connection, generation: int) -> int | None:
+        """Swap as soon as nobody has to wait for it; returns the position, None where it was cancelled.
+
+        Each try may hold up for a moment who comes after a long query: they become rarer.
+        """
+        for pause in pauses():
+            if self._is_cancelled():
+                break
             try:
                 return self._swap(connection, generation)
             except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
-                time.sleep(random.uniform(0.02, 0.1))  # noqa: S311 (so that we do not meet again)
+                self._wait(pause)
                 self._caught_up(connection, generation)
+        return None
+
+    def _wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and not self._is_cancelled():
+            time.sleep(min(left, _POLL_S))
 
     def _swap(self, connection: psycopg.Connection, generation: int) -> int:
         name = self._model.name
@@ -283,6 +288,14 @@ class Rebuild:
 
     def _tell(self, phase: str, position: int, target: int) -> None:
         self._on_progress(Progress(self._model.name, phase, position, target, self._began_at))
+
+
+def pauses() -> Iterator[float]:
+    """Yield how long to wait between two swaps (seconds): longer and longer, up to two seconds."""
+    longest = _SHORTEST_S
+    while True:
+        yield random.uniform(longest / 5, longest)  # noqa: S311 (so that we do not meet again)
+        longest = min(longest * 1.5, _LONGEST_S)
 
 
 def _reason(position: int, why: str) -> str:

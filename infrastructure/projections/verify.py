@@ -8,10 +8,11 @@ from typing import Any, Final
 import psycopg
 
 from infrastructure.projections import checkpoints
-from infrastructure.projections.generations import discard, suffix
+from infrastructure.projections.generations import discard_comparison, suffix
 from infrastructure.projections.read_model import ReadModel, Table
 from infrastructure.projections.rebuild import Rebuild, RebuildError
 from infrastructure.projections.values import ERASURE
+from infrastructure.projections.writing import Store
 
 _WHOLE_TABLES: Final = b"""
     SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on;
@@ -42,21 +43,32 @@ def verify(
     """Fold the whole log beside the tables that answer and compare them at the same position.
 
     Nobody is held up: both are seen in one snapshot. Returns None where it was cancelled. Raises what
-    a rebuild raises. An unfinished rebuild of the same read model is given up.
+    a rebuild raises, and `RebuildError` where there is nothing to compare with. An unfinished rebuild
+    of the same read model can still be resumed.
     """
+    rebuild = rebuild.for_comparison()
     with rebuild.locked() as connection:
-        found = checkpoints.make_sure(connection, model)
-        if found.version != model.version:
-            reason = f"its tables are of version {found.version} and this program's fold is {model.version}"
-            raise RebuildError(name=model.name, reason=f"{reason}; rebuild it first")
-        discard(connection, model)
-        generation = rebuild.begin(connection, found.position)
+        position = _comparable(connection, model)
+        discard_comparison(connection, model)
+        generation = rebuild.begin(connection, position)
         try:
             if not rebuild.build(connection, generation):
                 return None
             return _compared(connection, rebuild, model, generation, on_difference)
         finally:
-            discard(connection, model)
+            discard_comparison(connection, model)
+
+
+def _comparable(connection: psycopg.Connection, model: ReadModel) -> int:
+    """Return where the read model is. Raises `RebuildError` where it is not there, or not all of it."""
+    found, reason = checkpoints.find(connection, model.name), None
+    if found and found.version != model.version:
+        reason = f"its tables are of version {found.version} and this program's fold is {model.version}"
+    elif not found or not Store(model).exists(connection):
+        reason = "there is nothing to compare with, a table of it is missing"
+    if reason or not found:
+        raise RebuildError(name=model.name, reason=f"{reason}; rebuild it first")
+    return found.position
 
 
 def _compared(
