@@ -77,6 +77,13 @@ class PrometheusMetrics:
             registry=registry,
             multiprocess_mode="livemostrecent",
         )
+        self._failed_position = Gauge(
+            "projection_failed_position",
+            "Where the event is that a read model has stopped before; 0 for none.",
+            ["projection"],
+            registry=registry,
+            multiprocess_mode="livemostrecent",
+        )
         self._seal_lag = Gauge(
             "seal_lag_events",
             "How many events are not sealed yet.",
@@ -133,10 +140,11 @@ class PrometheusMetrics:
         self._transaction_seconds.labels(operation).observe(seconds)
         self._commits.labels(operation, status).inc()
 
-    def projection_at(self, name: str, lag: int, is_failed: bool) -> None:
-        """Note how many events a read model is behind, and whether it has stopped."""
+    def projection_at(self, name: str, lag: int, is_failed: bool, failed_position: int | None) -> None:
+        """Note how many events a read model is behind, whether it has stopped, and before which one."""
         self._lag.labels(name).set(lag)
         self._failed.labels(name).set(is_failed)
+        self._failed_position.labels(name).set(failed_position or 0)
 
     def sealed_at(self, lag: int, is_failed: bool) -> None:
         """Note how many events are not sealed yet, and whether sealing has stopped."""

@@ -21,6 +21,20 @@ class MasterKeyError(StoredDataError):
     """The master key does not fit this database: {reason}."""
 
 
+class UnopenedKey:
+    """Stands for a kept key that does not open: only what it sealed cannot be read."""
+
+    def __init__(self, conversation: str) -> None:
+        self._conversation = conversation
+
+    def open(self, sealed: bytes, _about: bytes) -> bytes:
+        """Return what was never sealed. Raises `StoredDataError` for everything else."""
+        if sealed.startswith(SEALED):
+            what = f"the key of conversation {self._conversation}"
+            raise StoredDataError(reason=f"{what} is not what was kept, or not with this master key")
+        return sealed
+
+
 class KeyStore:
     """Opens rows of the log, with keys from memory or, in one query for all others, from the store."""
 
@@ -88,8 +102,17 @@ def _unwrapped(
     vault: Vault, asked: Iterable[str], rows: Iterable[tuple[str, bytes | None]]
 ) -> Mapping[str, Key]:
     found: dict[str, Key] = {conversation: NoKey(conversation) for conversation in asked}
-    found.update({conversation: vault.unwrap(conversation, wrapped) for conversation, wrapped in rows})
+    found.update(
+        {conversation: _unwrapped_one(vault, conversation, wrapped) for conversation, wrapped in rows}
+    )
     return found
+
+
+def _unwrapped_one(vault: Vault, conversation: str, wrapped: bytes | None) -> Key:
+    try:
+        return vault.unwrap(conversation, wrapped)
+    except (StoredDataError, ValueError):  # not what was sealed, or not a key
+        return UnopenedKey(conversation)
 
 
 def settle_master(conninfo: str, vault: Vault) -> bytes:

@@ -19,9 +19,13 @@ _BY_INDEX = " -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=o
 
 
 def connect(
-    url: str, name: str, *, by_index: bool = True, statement_timeout_s: float = 0
+    url: str, name: str, *, by_index: bool = True, statement_timeout_s: float = 0, lock_timeout_s: float = 0
 ) -> psycopg.Connection:
-    """Open a connection; without `by_index` it may plan as it likes (for whole tables)."""
+    """Open a connection; without `by_index` it may plan as it likes (for whole tables).
+
+    A timeout of 0 seconds is none.
+    """
     settings: dict[str, Any] = arguments(f"minutebook {name}", statement_timeout_s)
     settings["options"] += _GONE + _UNFLUSHED + (_BY_INDEX if by_index else "")
+    settings["options"] += f" -c lock_timeout={int(lock_timeout_s * 1000)}"
     return psycopg.Connection.connect(url, **settings)

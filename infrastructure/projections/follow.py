@@ -32,12 +32,18 @@ _GATHER_S: Final = 0.02
 _CLAIM_S: Final = 1.0  # how often a process asks for what another one runs
 _RECONNECT_S: Final = 1.0
 _STATEMENT_S: Final = 60.0
+# All read models of this process are behind one that waits for a lock.
+_LOCK_S: Final = 1.0
+_SOON_S: Final = 5.0  # after what may be over soon: a lock, a full disk, a statement that somebody cancelled
+# SQLSTATEs of the database's own troubles that are one read model's all the same, while the connection lives:
+# of resources (a full disk), of locks, and a statement that was cancelled or took too long.
+_PASSING: Final = ("53", "55", "57014")
 
 
 class LagMetrics(Protocol):
     """What is counted of the read models. `lag` is events."""
 
-    def projection_at(self, name: str, lag: int, is_failed: bool) -> None: ...
+    def projection_at(self, name: str, lag: int, is_failed: bool, failed_position: int | None) -> None: ...
 
 
 class _Hosted:
@@ -103,7 +109,7 @@ class Projector:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                with connect(self._url, "projections", statement_timeout_s=_STATEMENT_S) as connection:
+                with self._connected() as connection:
                     self._follow(connection)
             except (psycopg.Error, OSError) as error:
                 _log.warning("the read models wait for the database: %s", type(error).__name__)
@@ -113,6 +119,9 @@ class Projector:
                 self._stopping.wait(_RECONNECT_S)
             finally:
                 self._let_go()
+
+    def _connected(self) -> psycopg.Connection:
+        return connect(self._url, "projections", statement_timeout_s=_STATEMENT_S, lock_timeout_s=_LOCK_S)
 
     def _let_go(self) -> None:
         for hosted in self._hosted.values():
@@ -144,26 +153,38 @@ class Projector:
     def _report(self, connection: psycopg.Connection) -> None:
         if self._metrics:
             for row in checkpoints.overview(connection):
-                self._metrics.projection_at(row["name"], row["lag"], row["state"] == "failed")
+                is_failed = row["state"] == "failed"
+                self._metrics.projection_at(row["name"], row["lag"], is_failed, row["failed_position"])
 
     def _step(self, connection: psycopg.Connection, hosted: _Hosted) -> bool:
         """Fold a page; False where there is nothing to do for this one now."""
         if hosted.is_resting or (hosted.rebuilding and hosted.rebuilding.is_alive()):
             return False
-        name = hosted.model.name
         try:
             return self._advance(connection, hosted)
         except FoldError as failure:
-            _log.error("the read model %s has stopped: %s", name, failure)
-            checkpoints.fail(connection, name, failure.position, failure.why)
+            self._stop(connection, hosted, failure.position, failure.why)
         except psycopg.Error as error:
-            if connection.closed or isinstance(error, psycopg.OperationalError):
+            if connection.closed:
                 raise
-            _log.error("the read model %s cannot run: %s", name, error)
-            checkpoints.fail(connection, name, None, str(error))
+            is_passing = (error.sqlstate or "").startswith(_PASSING)
+            if isinstance(error, psycopg.OperationalError) and not is_passing:
+                raise
+            self._stop(connection, hosted, None, str(error))
+            if is_passing:
+                hosted.rest(min(self._retry_s, _SOON_S))
+        return False
+
+    def _stop(self, connection: psycopg.Connection, hosted: _Hosted, position: int | None, why: str) -> None:
+        """Say that this read model has stopped, and why, and let it rest; the others go on."""
+        _log.error("the read model %s has stopped at position %s: %s", hosted.model.name, position, why)
         hosted.rest(self._retry_s)
         self._page = Page(0, 0, ())  # it is read anew: what it says may be erased by then
-        return False
+        try:
+            checkpoints.fail(connection, hosted.model.name, position, why)
+        except psycopg.Error:  # what stopped it may keep us from noting it, too
+            if connection.closed:
+                raise
 
     def _advance(self, connection: psycopg.Connection, hosted: _Hosted) -> bool:
         if hosted.position is None and not self._is_ready(connection, hosted):

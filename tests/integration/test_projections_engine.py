@@ -16,8 +16,6 @@ from infrastructure.projections.read_model import ReadModel
 from tests.projecting import (
     Counting,
     CountingTwice,
-    Other,
-    Stumbling,
     checkpoint,
     happened,
     held,
@@ -65,44 +63,6 @@ async def test_types_that_nobody_knows_and_other_applications_are_passed_over(da
     async with projecting(database_url, model):
         wait_until(is_at(database_url, model, head))
     assert held(database_url, model) == reference(database_url, model)
-
-
-async def test_a_fold_that_raises_stops_its_own_read_model_and_names_the_position(database_url: str) -> None:
-    stumbling, other = Stumbling(), Other()
-    events = talks(40)
-    head = store(database_url, events)
-    bad = 1 + next(index for index, event in enumerate(events) if event.type.endswith("archived"))
-    async with projecting(database_url, stumbling, other):
-        wait_until(is_at(database_url, other, head))
-        wait_until(lambda: checkpoint(database_url, "counting").get("state") == "failed")
-    stopped = checkpoint(database_url, "counting")
-    assert (stopped["position"], stopped["failed_position"]) == (bad - 1, bad)
-    assert stopped["error"] == "KeyError: 'what is this'"
-    assert held(database_url, stumbling) == reference(database_url, Counting(), bad - 1)
-    async with projecting(database_url, Counting()):
-        wait_until(is_at(database_url, Counting(), head))
-    mended = checkpoint(database_url, "counting")
-    assert (mended["state"], mended["failed_position"], mended["error"]) == ("following", None, None)
-    assert held(database_url, Counting()) == reference(database_url, Counting())
-
-
-class Refused(Counting):
-    """Puts a row that the database refuses."""
-
-    def fold(self, rows: Any, event: Any) -> None:
-        super().fold(rows, event)
-        if event.type.endswith("archived"):
-            rows.put(self.tables[1], {"conversation": "x", "position": 2**70, "type": event.type})
-
-
-async def test_a_row_that_the_database_refuses_stops_before_its_event(database_url: str) -> None:
-    events = talks(40)
-    store(database_url, events)
-    bad = 1 + next(index for index, event in enumerate(events) if event.type.endswith("archived"))
-    async with projecting(database_url, Refused()):
-        wait_until(lambda: checkpoint(database_url, "counting").get("state") == "failed")
-    stopped = checkpoint(database_url, "counting")
-    assert (stopped["position"], stopped["failed_position"]) == (bad - 1, bad)
 
 
 async def test_a_newer_fold_is_built_in_the_background_while_the_old_rows_answer(database_url: str) -> None:

@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from infrastructure.projections.registry import READ_MODELS
+from infrastructure.projections.usage import UsageByDay
 from tests.asking import query
 from tests.crowd import Crowd
 from tests.forking import run
@@ -28,7 +29,7 @@ pytestmark = [
     pytest.mark.may_block("the test itself asks the database; the servers are other processes"),
 ]
 
-STOPPED = "UPDATE projections SET state = 'failed', failed_position = 7 WHERE name = 'usage'"
+HEAD_AND_CALL = "SELECT max(position), min(position) FILTER (WHERE type = 'agent.model_called') FROM log"
 TALK: list[Command] = [
     ("receive_user_message", ("m1", "hello")),
     ("send_assistant_message", ("m2", "coder", "good morning", "stop")),
@@ -110,28 +111,45 @@ def test_a_server_killed_20_times_while_events_come_in_loses_and_repeats_nothing
         assert held(database_url, model) == reference(database_url, model)
 
 
+def stumble(_: UsageByDay, __: Any, event: Any) -> None:
+    """Stand for a fold that cannot fold what a model's call has cost."""
+    if event.type == "agent.model_called":
+        raise KeyError("what is this")
+
+
 async def test_a_read_model_that_has_stopped_is_named_where_an_operator_looks(
-    database_url: str, server_folder: Path
+    database_url: str, server_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(UsageByDay, "fold", stumble)
+    usage, *others = sorted(READ_MODELS, key=lambda model: model.name != "usage")
     async with serving_reads(database_url) as server:
         await server.client.say("help")
-        head = query(database_url, "SELECT position FROM log_head")[0][0]
-        for model in READ_MODELS:  # whichever moves later takes the failure back
+        head, bad = query(database_url, HEAD_AND_CALL)[0]
+        for model in others:
             wait_until(is_at(database_url, model, head))
+        wait_until(lambda: bool(query(database_url, "SELECT 1 FROM projections WHERE state = 'failed'")))
         ready = await server.client.http.get("/health/ready")
-        assert (ready.status_code, ready.json()["projections"]) == (200, "ok")
-        query(
-            database_url, "UPDATE projections SET state = 'failed', failed_position = 7 WHERE name = 'usage'"
-        )
-        ready = await server.client.http.get("/health/ready")
-        assert (ready.status_code, ready.json()["projections"]) == (200, {"usage": "failed at position 7"})
+        failed = {"usage": f"failed at position {bad}"}
+        assert (ready.status_code, ready.json()["projections"]) == (200, failed)
         assert await told(server.client.http, 'projection_failed{projection="usage"} 1.0')
+        assert await told(server.client.http, f'projection_failed_position{{projection="usage"}} {bad}.0')
+        assert await told(
+            server.client.http, f'projection_lag_events{{projection="usage"}} {head - bad + 1}.0'
+        )
         assert await told(server.client.http, 'projection_lag_events{projection="transcript"} 0.0')
+        assert await told(server.client.http, 'projection_failed_position{projection="transcript"} 0.0')
         listed = await asyncio.to_thread(command, server_folder, database_url, "projections", "--json")
     rows = {row["name"]: row for row in map(json.loads, listed.stdout.splitlines())}
     assert set(rows) == {model.name for model in READ_MODELS}
-    assert (rows["usage"]["state"], rows["usage"]["failed_position"]) == ("failed", 7)
+    assert (rows["usage"]["state"], rows["usage"]["failed_position"]) == ("failed", bad)
+    assert (rows["usage"]["position"], rows["usage"]["error"]) == (bad - 1, "KeyError: 'what is this'")
     assert (rows["transcript"]["position"], rows["transcript"]["lag"]) == (head, 0)
+    monkeypatch.undo()
+    async with serving_reads(database_url) as server:
+        wait_until(is_at(database_url, usage, head))
+        assert await told(server.client.http, 'projection_failed_position{projection="usage"} 0.0')
+        ready = await server.client.http.get("/health/ready")
+        assert ready.json()["projections"] == "ok"
 
 
 async def told(http: httpx.AsyncClient, line: str) -> bool:
