@@ -38,7 +38,8 @@ async def amend_conversation(
         request, lambda body: parsed_amendment(conversation_id, idempotency_key, parsed_json(body))
     )
     following = await turns.submit(asked, caller.subject)
-    position = await _position_of(following)
+    # Where nothing was to be recorded it is so already: the answer has to know all that was stored until now.
+    position = await _position_of(following) or await request.app.state.log.head()
     body = {"turn_id": following.row.turn_id}
     try:
         answer = await conversation_of(reads, caller.subject, conversation_id, position)
@@ -49,12 +50,13 @@ async def amend_conversation(
     return answered(request, answer.position, {**body, "conversation": answer.value})
 
 
-async def _position_of(following: Following) -> int:
-    """Read a turn to its end and return where its last event stands, 0 without any. Raises its failure."""
+async def _position_of(following: Following) -> int | None:
+    """Read a turn to its end and return where its last event stands, None without any. Raises its failure."""
     last: Frame | None = None
     async for batch in following.frames:
         last = batch[-1] if batch else last  # an empty one is a heartbeat
     assert last, "a turn's stream ends in a terminal frame"  # noqa: S101
     if last.type == FAILED:
         raise error_of(last.body["code"], last.body["message"])
-    return int(last.body["last_position"] or 0)
+    recorded: int | None = last.body["last_position"]
+    return recorded

@@ -119,8 +119,8 @@ async def read_transcript(
         raise ConversationNotFoundError
     positions = [entry.position for entry in answer.value.items]
     ends = {
-        "first": cursor_of("entry", min(positions)) if positions else None,
-        "last": cursor_of("entry", max(positions)) if positions else None,
+        "first": cursor_of("entry", min(positions)) if positions else before,
+        "last": cursor_of("entry", max(positions)) if positions else after,
     }
     body = {"entries": answer.value.items, **ends, "more": answer.value.more}
     return answered(request, answer.position, body)
@@ -273,14 +273,15 @@ async def get_usage(
     if everybody:
         caller.need("operate")
     groups = _groups(by)
-    after = names_of("usage", paging.cursor, len(groups))
+    list_ = ",".join(("usage", *groups))  # a cursor belongs to the groups it was given for
+    after = names_of(list_, paging.cursor, len(groups))
     owner = None if everybody else caller.subject
     wanted = UsageFilter(owner, _day(from_day), _day(to_day), agent, model, conversation)
     answer = await reads.patience.read(
         "usage", paging.min_position, lambda: reads.usage.page(groups, wanted, after, paging.limit)
     )
     page = answer.value
-    following = next_of("usage", page, lambda one: list(one.group.values()))
+    following = next_of(list_, page, lambda one: list(one.group.values()))
     return answered(request, answer.position, {"usage": page.items, "next": following})
 
 

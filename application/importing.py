@@ -175,8 +175,9 @@ def _tool_name(value: Any) -> str:
 
 
 def _arguments(given: Any) -> Any:
+    """Return the arguments of a call as they were said; none at all are an empty object."""
     if not isinstance(given, str):
-        return given if isinstance(given, dict) else {}
+        return {} if given is None else given
     parsed = parsed_arguments(given)
     return given if parsed is None else parsed
 

@@ -115,6 +115,21 @@ async def test_arguments_that_are_no_json_object_are_kept_as_their_text(
     assert [call["arguments"] for call in kept] == odd
 
 
+async def test_arguments_that_are_a_list_or_a_number_are_kept(database_url: str, tmp_path: Path) -> None:
+    odd: list[Any] = [["a", {"b": 1}], [], 7, 0, False, 1.5, "[1, 2]", {"path": "a"}, None]
+    calls = [
+        {"id": str(number), "type": "function", "function": {"name": "read_file", "arguments": arguments}}
+        for number, arguments in enumerate(odd)
+    ]
+    said = [{"role": "user", "content": "Read."}, {"role": "assistant", "content": None, "tool_calls": calls}]
+    file = tmp_path / "chats.jsonl"
+    file.write_text(json.dumps({"id": "odd", "messages": said}))
+    code, counts, errors = await imported(file, database_url)
+    assert (code, counts["imported"], counts["bad"]) == (0, 1, 0), errors
+    kept = [data["arguments"] for _, kind, data in stored(database_url) if "requested" in kind]
+    assert kept == [*odd[:-1], {}]
+
+
 async def test_what_is_nested_too_deeply_is_reported_however_deep_it_is(
     database_url: str, tmp_path: Path
 ) -> None:

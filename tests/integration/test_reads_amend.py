@@ -122,6 +122,21 @@ async def test_where_the_list_is_late_the_answer_says_where_it_is_stored(databas
         assert (await local.get(PATH, min_position=3))["conversation"]["title"] == "Ours"
 
 
+async def test_an_amendment_that_records_nothing_is_not_answered_from_before_it_was_so(
+    database_url: str,
+) -> None:
+    await happen(database_url, "local", "c1")
+    async with serving_reads(database_url, read_wait_s=0.2) as server:
+        local = reader(server)
+        await local.get(PATH, min_position=2)
+        with standing_still(database_url, "conversation_list"):
+            await local.patch("c1", {"title": "Ours"}, status=202)
+            again = await local.patch("c1", {"title": "Ours"}, status=202)
+        assert (again["conversation"], again["position"]) == (None, 3)
+        assert (await local.patch("c1", {"title": "Ours"}))["conversation"]["title"] == "Ours"
+        assert recorded(database_url) == ["renamed"]
+
+
 async def test_nobody_amends_what_is_not_theirs(database_url: str) -> None:
     await happen(database_url, "ada", "c1")
     async with serving_reads(database_url, **NAMED) as server:

@@ -91,6 +91,7 @@ async def test_to_anybody_else_a_conversation_does_not_exist(database_url: str) 
             assert refusal["code"] == "conversation_not_found"
             unknown = await bob.get(f"/conversations/nobodys{part}", status=404)
             assert refusal == unknown
+        await ada.get("/usage", min_position=position)  # none of the above waits for that read model
         assert await ada.all_pages("/conversations", "conversations")
         for path, name in (
             ("/conversations", "conversations"),
@@ -221,8 +222,8 @@ async def test_usage_adds_up_in_whatever_groups_it_is_asked_for(database_url: st
         ("/conversations", {"cursor": "WyJjb252ZXJzYXRpb25zIiwiYSJd"}),  # no position
         ("/conversations", {"cursor": "WyJjb252ZXJzYXRpb25zIiwxZTk5XQ"}),
         ("/usage", {"cursor": "WyJ1c2FnZSIsIngiXQ"}),  # a group that was not asked for
-        ("/usage", {"by": "agent", "cursor": "WyJ1c2FnZSIsIlx1ZDgwMCJd"}),  # half a surrogate pair
-        ("/usage", {"by": "agent", "cursor": "WyJ1c2FnZSIsIlx1MDAwMCJd"}),  # NUL
+        ("/usage", {"by": "agent", "cursor": "WyJ1c2FnZSxhZ2VudCIsIlx1ZDgwMCJd"}),  # half a surrogate pair
+        ("/usage", {"by": "agent", "cursor": "WyJ1c2FnZSxhZ2VudCIsIlx1MDAwMCJd"}),  # NUL
         ("/conversations/c1/messages", {"after": "é"}),
     ],
 )
@@ -248,6 +249,20 @@ async def test_what_is_no_cursor_of_this_list_is_refused(database_url: str, path
 async def test_what_cannot_be_asked_is_refused(database_url: str, path: str, query: Any) -> None:
     async with serving(database_url, projections=False) as server:
         assert (await reader(server).get(path, status=422, **query))["code"] == "invalid_message"
+
+
+async def test_a_cursor_of_the_usage_belongs_to_its_groups(database_url: str) -> None:
+    history = [("rename", (str(number),)) for number in range(9)]
+    await happen(database_url, "ada", "c1", *history)
+    await caught_up(database_url)
+    async with serving(database_url, projections=False, **NAMED) as server:
+        ada = reader(server)
+        cursor = (await ada.get("/usage", by="agent", limit=1))["next"]
+        assert cursor
+        assert (await ada.get("/usage", by="agent", cursor=cursor))["usage"]
+        for by in ("model", "day", "agent,model"):
+            refusal = await ada.get("/usage", status=422, by=by, cursor=cursor)
+            assert refusal["code"] == "invalid_cursor"
 
 
 async def test_an_id_that_no_conversation_can_have_is_no_conversation(database_url: str) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tests.reading import NAMED, asks, caught_up, happen, reader, says
-from tests.serving import serving
+from tests.serving import serving, serving_reads
 from tests.unit.commands import Command
 
 PATH = "/conversations/c1/messages"
@@ -33,7 +33,25 @@ async def test_a_transcript_is_paged_from_either_end_and_goes_on_where_it_ended(
         assert between["entries"] == every[3:-3]
         nothing = await ada.get(PATH, after=newest["last"])
         assert nothing["entries"] == []
-        assert (nothing["first"], nothing["last"], nothing["more"]) == (None, None, False)
+        assert (nothing["first"], nothing["last"], nothing["more"]) == (None, newest["last"], False)
+        before = {"order": "desc", "before": first["first"]}
+        nothing = await ada.get(PATH, **before)
+        assert (nothing["entries"], nothing["first"], nothing["last"]) == ([], first["first"], None)
+
+
+async def test_who_asks_for_what_came_meanwhile_may_pass_last_on_also_from_an_empty_page(
+    database_url: str,
+) -> None:
+    async with serving_reads(database_url) as server:
+        local = reader(server)
+        end = (await server.client.say("hello", conversation_id="c1"))[-1].data
+        page = await local.get(PATH, min_position=end["last_position"])
+        for _ in range(2):
+            page = await local.get(PATH, after=page["last"])
+            assert page["entries"] == []
+        end = (await server.client.say("again", conversation_id="c1"))[-1].data
+        page = await local.get(PATH, after=page["last"], min_position=end["last_position"])
+        assert page["entries"][0]["text"] == "again"
 
 
 async def test_a_call_tells_who_decided_what_and_what_came_of_it(database_url: str) -> None:
