@@ -101,7 +101,7 @@ class Loader:
                     if about not in rows.loaded and about not in rows.changed and about not in rows.dropped
                 )
         if wanted:
-            rows.loaded.update(self._store.load(connection, wanted))
+            rows.take(self._store.load(connection, wanted))
 
     def _keys(self, event: LoggedEvent) -> Iterable[RowKey]:
         try:

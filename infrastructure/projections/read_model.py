@@ -1,5 +1,6 @@
 """What a read model is: its tables, which rows an event touches, and the fold that changes them."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -34,6 +35,11 @@ class Table:
         (name,) = self.key
         return lambda row: (row[name],)
 
+    @cached_property
+    def conversation_at(self) -> int | None:
+        """Where the conversation stands in the key, None where it does not."""
+        return self.key.index("conversation") if "conversation" in self.key else None
+
 
 @dataclass
 class Rows:
@@ -48,6 +54,9 @@ class Rows:
     dropped: set[RowKey] = field(default_factory=set)
     # Conversations of which a table holds nothing any more but what is in `changed`: (table, conversation).
     purged: set[tuple[str, str]] = field(default_factory=set)
+    # By table, from its first purge on: where the conversation stands in its key, and of each the rows that
+    # are or were here. The next purge need not look through all rows, and until the first nothing is noted.
+    _here: dict[str, tuple[int, dict[Any, list[RowKey]]]] = field(default_factory=dict)
 
     def get(self, table: Table, *key: Any) -> Row | None:
         """Return the row as it stands now, or None. To change it, change a copy and `put` it."""
@@ -61,16 +70,40 @@ class Rows:
         if self.dropped:
             self.dropped.discard(about)
         self.changed[about] = row
+        if self._here:
+            self._note([about])
+
+    def take(self, loaded: Mapping[RowKey, Row]) -> None:
+        """Add rows that were loaded later."""
+        self.loaded.update(loaded)
+        if self._here:
+            self._note(loaded)
 
     def purge(self, table: Table, conversation_id: str) -> None:
         """Take away every row of the conversation, also those that nobody has loaded."""
-        if "conversation" not in table.key:
+        if table.conversation_at is None:
             return
-        where = table.key.index("conversation")
-        for rows in (self.loaded, self.changed):
-            for about in [one for one in rows if one[0] == table.name and one[1][where] == conversation_id]:
-                del rows[about]
+        if table.name not in self._here:
+            where = table.conversation_at
+            self._here[table.name] = where, self._by_conversation(table.name, where)
+        for about in self._here[table.name][1].pop(conversation_id, ()):
+            self.loaded.pop(about, None)
+            self.changed.pop(about, None)
         self.purged.add((table.name, conversation_id))
+
+    def _by_conversation(self, table: str, where: int) -> dict[Any, list[RowKey]]:
+        here = defaultdict[Any, list[RowKey]](list)
+        for rows in (self.loaded, self.changed):
+            for about in rows:
+                if about[0] == table:
+                    here[about[1][where]].append(about)
+        return here
+
+    def _note(self, rows: Iterable[RowKey]) -> None:
+        for about in rows:
+            if found := self._here.get(about[0]):
+                where, here = found
+                here[about[1][where]].append(about)
 
     def drop(self, table: Table, *key: Any) -> None:
         """Take the row away."""
