@@ -4,13 +4,20 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 from itertools import cycle
+from random import choice
 from typing import Any, Self
 
 import httpx
 
 from tests.serving import Client
 
-PATHS = ("/v1/conversations", "/v1/usage", "/v1/approvals", "/v1/agents")
+ONE = "/v1/conversations/{}"
+PATHS = (
+    "/v1/conversations", "/v1/usage", "/v1/approvals", "/v1/agents",
+    ONE, f"{ONE}/messages", f"{ONE}/approvals", "/v1/messages/search?q=hello",
+)  # fmt: skip
+HELLO = {"type": "user_message", "content": "hello"}
+WRITE = {"type": "user_message", "content": "write a.txt", "agent": "coder"}  # waits for a person
 
 
 @dataclass
@@ -21,6 +28,7 @@ class Seen:
     steps_back: list[str] = field(default_factory=list)
     reads: list[tuple[float, float]] = field(default_factory=list)  # (when it ended, how long it took)
     writes: int = 0
+    approvals: int = 0  # that were waited for
 
     def p99(self, began: float, ended: float) -> float:
         """Return the 99th percentile of the reads that ended in this time."""
@@ -37,6 +45,8 @@ class Crowd:
         self._sizes = readers, writers
         self._pause_s = pause_s
         self._over = False
+        # What there is to be read of: (conversation, a position at which all read models know it).
+        self._begun: list[tuple[str, int]] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -55,9 +65,10 @@ class Crowd:
             for path in cycle(PATHS):
                 if self._over:
                     return
+                where = self._where(path)
                 began = time.monotonic()
                 try:
-                    response = await http.get(path)
+                    response = await http.get(where)
                 except httpx.HTTPError as error:
                     self.seen.failures.append(f"{path}: {error!r}")
                     continue
@@ -65,6 +76,15 @@ class Crowd:
                 self.seen.reads.append((now, now - began))
                 self._judge(path, response, newest)
                 await asyncio.sleep(self._pause_s)
+
+    def _where(self, path: str) -> str:
+        """Return the address: of some conversation that somebody has begun."""
+        if ONE not in path:
+            return path
+        if not self._begun:
+            return PATHS[0]
+        conversation, position = choice(self._begun)
+        return f"{path.format(conversation)}?min_position={position}"
 
     def _judge(self, path: str, response: httpx.Response, newest: dict[str, int]) -> None:
         if response.status_code != 200:
@@ -78,14 +98,26 @@ class Crowd:
     async def _write(self) -> None:
         async with httpx.AsyncClient(base_url=self._url, timeout=30, verify=False) as http:
             client, where = Client(http), dict[str, Any]()
+            message: dict[str, Any] = HELLO
             while not self._over:
                 try:
-                    frames = await client.say("hello", **where)
+                    end = (await client.send(message, **where))[-1]
                 except (httpx.HTTPError, AssertionError) as error:
                     self.seen.failures.append(f"message: {error!r}")
                     continue
-                if frames[-1].type != "turn.committed":
-                    self.seen.failures.append(f"message: {frames[-1]}")
-                where = {"conversation_id": frames[-1].data["conversation_id"]}
+                if end.type != "turn.committed":
+                    self.seen.failures.append(f"message: {end}")
+                if not where:
+                    where = {"conversation_id": end.data["conversation_id"]}
+                    self._begun.append((end.data["conversation_id"], end.data["last_position"]))
                 self.seen.writes += 1
+                message = self._next(message, end.data["waiting_for"])
                 await asyncio.sleep(self._pause_s)
+
+    def _next(self, said: dict[str, Any], waiting: dict[str, Any] | None) -> dict[str, Any]:
+        """Say hello, have a file written, and send that back."""
+        if waiting and waiting["decisions"]:
+            self.seen.approvals += 1
+            (call_id, *_) = waiting["decisions"]
+            return {"type": "hitl_decision", "call_id": call_id, "decision": "reject"}
+        return WRITE if said is HELLO else HELLO

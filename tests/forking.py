@@ -25,7 +25,7 @@ FORKS.set_forkserver_preload(
         f"api.cli_{name}"
         for name in ("audit", "audit_questions", "erase", "export", "import", "projections", "verify")
     ]
-    + ["tests.frozen"]
+    + ["tests.projecting", "tests.frozen"]
 )
 
 

@@ -1,5 +1,7 @@
 """Read models under test: one that counts, logs to fold, and a fold over the whole log to compare with."""
 
+import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -14,6 +16,7 @@ from domain.conversation import Conversation
 from infrastructure.postgres.batch import NewEvent
 from infrastructure.postgres.key_store import keys_of
 from infrastructure.postgres.mapper import MinutesMapper
+from infrastructure.projections import follow
 from infrastructure.projections.follow import Projector
 from infrastructure.projections.read_model import ReadModel, RowKey, Rows, Table
 from infrastructure.projections.reading import COLUMNS, StoredEvent
@@ -81,6 +84,14 @@ class CountingTwice(Counting):
 
     def step(self) -> int:
         return 2
+
+
+class Slow(Counting):
+    """Takes its time, so that a kill finds it at work."""
+
+    def fold(self, rows: Rows, event: LoggedEvent) -> None:
+        time.sleep(0.001)
+        super().fold(rows, event)
 
 
 class Stumbling(Counting):
@@ -252,3 +263,10 @@ async def projecting(url: str, *models: ReadModel, retry_s: float = 0.2) -> Asyn
         yield projector
     finally:
         await projector.stop()
+
+
+def host(url: str, model: ReadModel, claim_s: float = follow._CLAIM_S) -> None:
+    """Let the read model follow, and do nothing else: the life of a process."""
+    follow._CLAIM_S = claim_s  # type: ignore[misc]
+    asyncio.run(Projector(url, [model]).start())
+    threading.Event().wait()

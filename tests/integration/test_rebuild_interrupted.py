@@ -16,6 +16,7 @@ from tests.opened import vault
 from tests.projecting import (
     Counting,
     CountingTwice,
+    Slow,
     checkpoint,
     held,
     projecting,
@@ -35,14 +36,6 @@ WAITING_LOADER = (
     "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
     " AND application_name = 'minutebook rebuild write' AND wait_event_type = 'Lock'"
 )
-
-
-class Slow(Counting):
-    """Takes its time, so that a kill finds it at work."""
-
-    def fold(self, rows: Any, event: Any) -> None:
-        time.sleep(0.001)
-        super().fold(rows, event)
 
 
 def rebuild_slowly(url: str) -> None:
