@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.command_line import minutebook
+from tests.asking import query
+from tests.command_line import environment, minutebook
+from tests.forking import Forked
 from tests.opened import opened_log
+from tests.projecting import wait_until
 from tests.serving import serving_reads
 
 CHAT = {
@@ -31,6 +34,9 @@ CHAT = {
         {"role": "assistant", "content": "It says hello."},
     ],
 }
+
+
+COUNTED = "SELECT conversation, count(*) FROM log GROUP BY conversation"
 
 
 async def imported(file: Path, url: str, *options: str) -> tuple[int, dict[str, Any], str]:
@@ -167,6 +173,28 @@ async def test_the_real_conversations_read_back_as_the_file_has_them(
         for conversation in airline_conversations:
             entries = await _transcript(server.client.http, conversation["id"], head)
             assert _as_messages(entries) == _expected(conversation["messages"])
+
+
+@pytest.mark.may_block("the import is another process")
+async def test_an_import_killed_in_the_middle_leaves_whole_conversations_and_is_repeated(
+    database_url: str, tmp_path: Path, airline_conversations: list[dict[str, Any]]
+) -> None:
+    many = [{**chat, "id": f"{chat['id']}-{n}"} for n in range(8) for chat in airline_conversations]
+    file = tmp_path / "airline.jsonl"
+    file.write_text("\n".join(map(json.dumps, many)))
+    with (tmp_path / "said").open("wb") as said:
+        variables = environment({"database_url": database_url})
+        process = Forked(["import", str(file)], tmp_path, variables, said, said)
+        wait_until(lambda: bool(query(database_url, COUNTED)))
+        process.kill()
+        process.wait(10)
+    left = dict(query(database_url, COUNTED))
+    assert 0 < len(left) < len(many), "it was not killed in the middle"
+    code, counts, errors = await imported(file, database_url)
+    assert (code, counts["already_there"], counts["bad"]) == (0, len(left), 0), errors
+    whole = dict(query(database_url, COUNTED))
+    assert len(whole) == len(many)
+    assert whole.items() >= left.items(), "a conversation was not whole"
 
 
 async def _transcript(http: Any, conversation_id: str, position: int) -> list[dict[str, Any]]:
