@@ -1,7 +1,8 @@
 """The indexes of the tables that a rebuild has loaded: made side by side, on connections of their own."""
 
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, suppress
 from queue import Empty, SimpleQueue
 from typing import Final
 
@@ -15,10 +16,15 @@ _SETTINGS: Final = b"SET maintenance_work_mem = '256MB'"
 _STATISTICS: Final = b"SET default_statistics_target = 30"
 
 
-def make_indexes(url: str, store: Store, workers: int, is_hurried: bool) -> None:
-    """Make those indexes that are not there yet, then the statistics. Raises `psycopg.Error`.
+_POLL_S: Final = 0.2
 
-    Where nobody is in a hurry, one processor has to be enough.
+
+def make_indexes(
+    url: str, store: Store, workers: int, is_hurried: bool, is_cancelled: Callable[[], bool]
+) -> bool:
+    """Make those indexes that are not there yet, then the statistics; False where it was cancelled.
+
+    Where nobody is in a hurry, one processor has to be enough. Raises `psycopg.Error`.
     """
     statements = SimpleQueue[tuple[int, bytes]]()
     for number, statement in enumerate(store.indexes):
@@ -31,11 +37,39 @@ def make_indexes(url: str, store: Store, workers: int, is_hurried: bool) -> None
         for connection in opened:
             connection.autocommit = True
             connection.execute(_SETTINGS)
-        store.wait_for_others(opened[0])
-        with ThreadPoolExecutor(len(opened)) as threads:
-            list(threads.map(lambda connection: _work(connection, statements), opened))
-        opened[0].execute(_STATISTICS)
-        store.analyze(opened[0])
+        with ThreadPoolExecutor(1) as thread:
+            made = thread.submit(_make, store, opened, statements)
+            while not made.done():
+                wait([made], timeout=_POLL_S)
+                if is_cancelled():  # and again, until none is at work
+                    _cancel(opened)
+            return _is_made(made, is_cancelled)
+
+
+def _make(
+    store: Store, opened: Sequence[psycopg.Connection], statements: "SimpleQueue[tuple[int, bytes]]"
+) -> None:
+    store.wait_for_others(opened[0])
+    with ThreadPoolExecutor(len(opened)) as threads:
+        list(threads.map(lambda connection: _work(connection, statements), opened))
+    opened[0].execute(_STATISTICS)
+    store.analyze(opened[0])
+
+
+def _cancel(opened: Sequence[psycopg.Connection]) -> None:
+    for connection in opened:
+        with suppress(psycopg.Error):
+            connection.cancel_safe()
+
+
+def _is_made(made: "Future[None]", is_cancelled: Callable[[], bool]) -> bool:
+    try:
+        made.result()
+    except psycopg.errors.QueryCanceled:
+        if not is_cancelled():  # it was somebody else
+            raise
+        return False
+    return True
 
 
 def _work(connection: psycopg.Connection, statements: "SimpleQueue[tuple[int, bytes]]") -> None:

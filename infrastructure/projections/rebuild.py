@@ -1,6 +1,5 @@
 """A read model built anew beside the one that answers, which it then replaces."""
 
-import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,13 +22,12 @@ from infrastructure.projections.read_model import ReadModel
 from infrastructure.projections.reading import head_of, read_page
 from infrastructure.projections.workers import Workers
 from infrastructure.projections.writing import Store
-from infrastructure.projections.yielding import Courtesy
+from infrastructure.projections.yielding import Courtesy, pauses
 from infrastructure.vault import Vault
 
 CATCH_UP: Final = -1  # the part that goes on where the loading ended
 _NEAR: Final = 500  # events that may be left for the transaction of the swap
 _SWAP_WAIT_MS: Final = 50  # for how long a swap may hold up readers while it waits for others
-_SHORTEST_S, _LONGEST_S = 0.1, 2.0  # between two swaps: a query may read the old tables for hours
 _LOCK_WAIT_S: Final = 1.0
 _POLL_S: Final = 0.1
 
@@ -166,8 +164,7 @@ class Rebuild:
             return True  # an earlier run has done it
         if not self._loaded(connection, generation):
             return False
-        self._indexed(connection, generation)
-        return True
+        return self._indexed(connection, generation)
 
     def _at(self, connection: psycopg.Connection, part: int) -> int | None:
         row = connection.execute(
@@ -204,16 +201,19 @@ class Rebuild:
         given = (self._model, mark, suffix(generation), parts, self._vault, self._courtesy, self._range)
         return partial(Loader, *given)
 
-    def _indexed(self, connection: psycopg.Connection, generation: int) -> None:
+    def _indexed(self, connection: psycopg.Connection, generation: int) -> bool:
         target = self._at_target(connection)
         self._tell("indexing", target, target)
         store = Store(self._model, suffix(generation))
-        make_indexes(self._url, store, self._workers, is_hurried=not self._courtesy.is_needed)
+        is_hurried = not self._courtesy.is_needed
+        if not make_indexes(self._url, store, self._workers, is_hurried, self._is_cancelled):
+            return False
         connection.execute(
             "INSERT INTO rebuilds (name, part, version, generation, target, position)"
             " VALUES (%s, %s, %s, %s, %s, %s)",
             [self._name, CATCH_UP, self._model.version, generation, target, target],
         )
+        return True
 
     def _at_target(self, connection: psycopg.Connection) -> int:
         row = connection.execute("SELECT max(target) FROM rebuilds WHERE name = %s", [self._name])
@@ -288,14 +288,6 @@ class Rebuild:
 
     def _tell(self, phase: str, position: int, target: int) -> None:
         self._on_progress(Progress(self._model.name, phase, position, target, self._began_at))
-
-
-def pauses() -> Iterator[float]:
-    """Yield how long to wait between two swaps (seconds): longer and longer, up to two seconds."""
-    longest = _SHORTEST_S
-    while True:
-        yield random.uniform(longest / 5, longest)  # noqa: S311 (so that we do not meet again)
-        longest = min(longest * 1.5, _LONGEST_S)
 
 
 def _reason(position: int, why: str) -> str:

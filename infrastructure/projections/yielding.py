@@ -1,7 +1,9 @@
 """How a rebuild makes way: whoever is served by the same database comes first."""
 
 import os
+import random
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
@@ -13,6 +15,7 @@ _LOOK_S: Final = 0.5  # between two looks
 _REST: Final = 1.0  # seconds of rest for a second of work while others are served
 _LONGEST_S: Final = 0.2
 _NICENESS: Final = 10
+_SHORTEST_SWAP_S, _LONGEST_SWAP_S = 0.1, 2.0  # a query may read the old tables for hours
 _AFRESH: Final = b"SELECT pg_stat_clear_snapshot()"  # a transaction sees the same counts all the while
 # PostgreSQL counts them with a delay of up to a second.
 _COMMITTED: Final = b"SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
@@ -23,6 +26,14 @@ def step_back(pid: int | None) -> None:
     if pid is not None:
         with suppress(ProcessLookupError):
             os.setpriority(os.PRIO_PROCESS, pid, max(_NICENESS, os.getpriority(os.PRIO_PROCESS, pid)))
+
+
+def pauses() -> Iterator[float]:
+    """Yield how long to wait between two swaps (seconds): longer and longer, up to two seconds."""
+    longest = _SHORTEST_SWAP_S
+    while True:
+        yield random.uniform(longest / 5, longest)  # noqa: S311 (so that we do not meet again)
+        longest = min(longest * 1.5, _LONGEST_SWAP_S)
 
 
 class Courtesy:

@@ -10,7 +10,8 @@ import pytest
 
 from infrastructure.projections import checkpoints
 from infrastructure.projections.connecting import connect
-from infrastructure.projections.rebuild import Progress, Rebuild, RebuildRunningError, pauses
+from infrastructure.projections.rebuild import Progress, Rebuild, RebuildRunningError
+from infrastructure.projections.yielding import pauses
 from tests.asking import query
 from tests.opened import vault
 from tests.projecting import (

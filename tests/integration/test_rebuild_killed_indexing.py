@@ -1,9 +1,10 @@
-"""A rebuild that is killed while its indexes are made: the next one goes on from there and leaves nothing."""
+"""A rebuild that is killed or cancelled while its indexes are made: the next one goes on from there."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
+from threading import Event
 from typing import ClassVar
 
 import psycopg
@@ -15,13 +16,12 @@ from tests.projecting import (
     COUNTS,
     NOTES,
     Counting,
-    happened,
     held,
     reference,
     store,
     tables_left,
+    talks,
     wait_until,
-    woven,
 )
 
 LOCK = 4711
@@ -65,9 +65,7 @@ def rebuild(url: str) -> None:
 def killed_while_indexing(url: str) -> Iterator[None]:
     """Kill a rebuild in the middle of an index; the server is at it until the context ends."""
     query(url, WAITING)
-    head = store(
-        url, woven([happened(f"c{n}", [("receive_user_message", ("m1", "one"))]) for n in range(500)])
-    )
+    head = store(url, talks(500, history=[("receive_user_message", ("m1", "one"))]))
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("SELECT pg_advisory_lock(%s)", [LOCK])
         process = get_context("spawn").Process(target=rebuild, args=(url,))
@@ -106,6 +104,21 @@ def test_the_next_rebuild_waits_for_an_index_that_the_server_still_makes(databas
 def test_the_next_rebuild_makes_an_index_that_the_server_has_given_up(database_url: str) -> None:
     with killed_while_indexing(database_url):
         query(database_url, f"SELECT pg_terminate_backend(pid, 60000) FROM ({MAKING}) AS making")
+        assert not query(database_url, MAKING)
+    rebuild(database_url)
+    assert_all_is_well(database_url)
+
+
+def test_a_rebuild_that_is_cancelled_while_it_makes_an_index_ends_and_is_resumed(database_url: str) -> None:
+    query(database_url, WAITING)
+    store(database_url, talks(3))
+    cancelled = Event()
+    with psycopg.connect(database_url, autocommit=True) as connection, ThreadPoolExecutor(1) as threads:
+        connection.execute("SELECT pg_advisory_lock(%s)", [LOCK])
+        run = threads.submit(Rebuild(database_url, Waiting(), is_cancelled=cancelled.is_set).run)
+        wait_until(lambda: bool(query(database_url, MAKING)))
+        cancelled.set()
+        assert run.result(timeout=10) == -1
         assert not query(database_url, MAKING)
     rebuild(database_url)
     assert_all_is_well(database_url)
