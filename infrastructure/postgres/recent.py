@@ -8,8 +8,9 @@ from domain.aggregate import MinuteEvent
 class RecentEvents:
     """Keeps decoded events of the log, up to about `most_bytes` of stored data, the latest used ones.
 
-    A model is shown the same events turn after turn, and what is in the log never changes: an event
-    in here is never stale, whoever writes meanwhile. What is not in here is read from the log.
+    Aggregates are revived from the same events and a model is shown them turn after turn, and what is in the
+    log never changes: an event in here is never stale, whoever writes meanwhile. What is not in here is read
+    from the log.
     """
 
     def __init__(self, most_bytes: int = 32 * 1024 * 1024) -> None:

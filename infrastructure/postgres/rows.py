@@ -16,9 +16,9 @@ UNREADABLE: Final[dict[str, Any]] = {"unreadable": True}
 CANNOT_BE_READ: Final = (StoredDataError, TopicError, ValueError, LookupError, TypeError, AttributeError)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: to make one took twice as long, and every turn reads dozens
 class Row:
-    """One event as it is stored, byte for byte."""
+    """One event as it is stored, byte for byte. Nobody changes one."""
 
     position: int
     stream: str

@@ -17,7 +17,9 @@ def sealed(event: NewEvent, key: DataKey) -> NewEvent:
 
 def opened(row: Row, key: Key) -> Row:
     """Return the row with its data as it was before it was sealed. Raises `StoredDataError`."""
-    return replace(row, data=key.open(row.data, about_event(row.stream, row.version, row.type)))
+    data = key.open(row.data, about_event(row.stream, row.version, row.type))
+    place = (row.position, row.stream, row.version, row.type, row.conversation, row.turn, row.actor)
+    return Row(*place, row.recorded_at, data)
 
 
 def sealed_snapshot(snapshot: Snapshot, key: DataKey) -> Snapshot:

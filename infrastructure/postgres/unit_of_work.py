@@ -215,7 +215,8 @@ class PostgresUnitOfWork:
             known = row.version
         for raw in rows:
             if raw[2] > known:
-                aggregate = self._mapper.to_event(opened(Row(*raw), self._key)).mutate(aggregate)
+                event = self._recent.get(raw[1], raw[2]) or self._remembered(Row(*raw))
+                aggregate = event.mutate(aggregate)
         if aggregate is None:
             return None
         self._loaded[aggregate.id] = aggregate.version

@@ -26,8 +26,8 @@ from infrastructure.vault import Vault
 
 _log = logging.getLogger(__name__)
 _POLL_S: Final = 0.2
-# Under load a moment's wait makes a page of many events, which costs little more than one of few: the requests
-# of this process come first, and its read models take a third of a processor at most, a little later.
+# Under load a moment's wait makes a page of many events, which costs little more than one of few: the
+# requests of this process come first, and its read models take a third of a processor at most.
 _GATHER_S: Final = 0.02
 _LONGEST_GATHER_S: Final = 0.1
 _CLAIM_S: Final = 1.0  # how often a process asks for what another one runs
