@@ -12,6 +12,7 @@ by the file system: no TCP, and only the server's own user and root can reach th
 """
 
 import fcntl
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -110,6 +111,9 @@ class EmbeddedPostgres:
                     server.stop()
 
     def _make_folder(self) -> None:
+        shown = os.fsencode(self.folder).decode(errors="replace")
+        if shown != str(self.folder):
+            raise EmbeddedPostgresError(f"The data folder {shown} has a name that is not UTF-8.")
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             (self.folder / "start.lock").open("ab").close()

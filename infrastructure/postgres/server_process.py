@@ -85,7 +85,7 @@ class ServerProcess:
         return self._socket_option() in command
 
     def _pid(self) -> int:
-        return int((self.data / "postmaster.pid").read_text().splitlines()[0])
+        return int((self.data / "postmaster.pid").read_bytes().splitlines()[0])
 
     def _create_data(self) -> None:
         """Make the data under another name first: a start that is killed leaves no half-made data."""
@@ -104,7 +104,7 @@ class ServerProcess:
         _sync(self.folder.parent)
 
     def _check_version(self) -> None:
-        found = (self.data / "PG_VERSION").read_text().strip()
+        found = (self.data / "PG_VERSION").read_text(errors="replace").strip()
         ours = self._run("postgres", "--version").split()[-1].partition(".")[0]
         if found != ours:
             raise EmbeddedPostgresError(
@@ -153,8 +153,8 @@ class ServerProcess:
         """
         for pid_file in (self.data / "postmaster.pid", self._socket_folder() / f"{SOCKET_NAME}.lock"):
             if pid_file.exists():
-                lines = pid_file.read_text().splitlines()
-                pid_file.write_text("\n".join([str(NO_PID), *lines[1:], ""]))
+                lines = pid_file.read_bytes().splitlines()
+                pid_file.write_bytes(b"\n".join([str(NO_PID).encode(), *lines[1:], b""]))
 
     def _make_socket_folder(self) -> None:
         sockets = self._socket_folder()

@@ -190,6 +190,29 @@ def test_a_folder_that_cannot_be_written_is_one_clear_sentence(server_folder: Pa
         EmbeddedPostgres(server_folder / "file" / "data").start()
 
 
+def test_a_folder_whose_name_is_no_text_is_one_clear_sentence(server_folder: Path) -> None:
+    folder = server_folder / os.fsdecode(b"caf\xe9")
+    with pytest.raises(EmbeddedPostgresError, match="caf\ufffd has a name that is not UTF-8"):
+        EmbeddedPostgres(folder).start()
+    assert not folder.exists()
+
+
+def test_a_pid_file_that_is_no_text_is_of_no_server(server_folder: Path) -> None:
+    with EmbeddedPostgres(server_folder):
+        pass
+    (server_folder / "pg" / "postmaster.pid").write_bytes(b"\xff\xfe\0\n/\xe9\n")
+    with EmbeddedPostgres(server_folder) as server:
+        assert ask(server.start(), "select 1") == 1
+
+
+def test_a_version_that_is_no_text_is_refused(server_folder: Path) -> None:
+    with EmbeddedPostgres(server_folder):
+        pass
+    (server_folder / "pg" / "PG_VERSION").write_bytes(b"\xff\n")
+    with pytest.raises(EmbeddedPostgresError, match="is of PostgreSQL \ufffd and the embedded server"):
+        EmbeddedPostgres(server_folder).start()
+
+
 def test_files_that_are_no_database_are_left_alone(server_folder: Path) -> None:
     (server_folder / "pg").mkdir()
     (server_folder / "pg" / "letter.txt").write_text("dear")
