@@ -1,13 +1,13 @@
 """Renaming, archiving and reopening a conversation over HTTP: a turn like any other, answered as a whole."""
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from api.auth import Chatter
 from api.body import parsed_body
-from api.parameters import KNOWN_ONLY
+from api.parameters import KNOWN_ONLY, IdempotencyKey
 from api.reading import ConversationId, TheReads, answered
 from api.reads import conversation_of
 from application.errors import PositionNotReachedError
@@ -30,7 +30,7 @@ async def amend_conversation(
     request: Request,
     caller: Chatter,
     reads: TheReads,
-    idempotency_key: Annotated[str | None, Header(description="The id of the turn this makes.")] = None,
+    idempotency_key: IdempotencyKey,
 ) -> Response:
     """Rename, archive or reopen a conversation; 202 where it is stored and the list is not there yet."""
     turns: TurnService = request.app.state.turns

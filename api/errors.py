@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from domain.errors import MinutebookError
 
@@ -62,6 +63,7 @@ STATUS: Final[Mapping[str, int]] = {
     "model_timeout": 504,
 }
 RETRY_AFTER_S: Final = {503: "2"}
+METHODS: Final = ("GET", "HEAD", "POST", "PATCH")
 MEDIA_TYPE: Final = "application/problem+json"
 _SHAPE: Final = {
     "type": "object",
@@ -120,12 +122,26 @@ async def _known(_: Request, error: Exception) -> JSONResponse:
     return problem(error.code, str(error), retryable=error.retryable, **more)
 
 
-async def _of_the_framework(_: Request, error: Exception) -> JSONResponse:
+async def _of_the_framework(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 (the handler is registered for it)
     code, sentence = _OF_THE_FRAMEWORK.get(error.status_code, _NOT_VALID)
     answer = problem(code, sentence, retryable=False)
-    answer.headers.update(error.headers or {})  # which methods an address takes
+    answer.headers.update(error.headers or {})
+    if code == "method_not_allowed":
+        answer.headers["Allow"] = ", ".join(_methods_of(request))
     return answer
+
+
+def _methods_of(request: Request) -> list[str]:
+    """Say which methods an address takes: the framework names those of the first of its routes alone."""
+    return [
+        method
+        for method in METHODS
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL
+            for route in request.app.routes
+        )
+    ]
 
 
 async def _not_valid(_: Request, error: Exception) -> JSONResponse:

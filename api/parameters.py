@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, get_args, get_origin
 from fastapi import Depends, Header, Query, Request
 
 from api.auth import Caller
-from application.errors import InvalidFilterError
+from application.errors import InvalidFilterError, InvalidMessageError
 
 
 async def known_only(request: Request, _: Caller) -> None:
@@ -59,3 +59,18 @@ async def _last_seen(
 
 # The last id that the reader of a stream has seen; None where they say nothing.
 LastSeen = Annotated[str | None, Depends(_last_seen)]
+
+
+def _only_key(
+    request: Request,
+    key: Annotated[
+        str | None, Header(alias="Idempotency-Key", description="The turn's id, as turn_id in a message.")
+    ] = None,
+) -> str | None:
+    """Refuse two that differ: one would be passed over. Raises `InvalidMessageError`."""
+    if len(set(request.headers.getlist("Idempotency-Key"))) > 1:
+        raise InvalidMessageError(reason="there are two Idempotency-Keys, and they are different")
+    return key
+
+
+IdempotencyKey = Annotated[str | None, Depends(_only_key)]

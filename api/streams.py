@@ -2,12 +2,12 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Path, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from sse_starlette import EventSourceResponse
 
 from api.auth import Chatter
 from api.body import parsed_body
-from api.parameters import KNOWN_ONLY, LastSeen
+from api.parameters import KNOWN_ONLY, IdempotencyKey, LastSeen
 from api.reading import ConversationId
 from api.sse import STREAMED, batches_encoded, event_stream
 from application.errors import InvalidMessageError, TurnNotFoundError
@@ -41,7 +41,7 @@ TurnId = Annotated[str, Depends(_known_id)]
 async def send_message(
     request: Request,
     caller: Chatter,
-    idempotency_key: Annotated[str | None, Header(description="The same as turn_id.")] = None,
+    idempotency_key: IdempotencyKey,
 ) -> EventSourceResponse:
     """Send one of the five messages and stream its turn."""
     limit = request.app.state.limits.message_bytes

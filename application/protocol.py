@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Annotated, Any, Final, Literal
@@ -193,6 +194,8 @@ _MESSAGE: TypeAdapter[AnyMessage | Amend] = TypeAdapter(AnyMessage | Amend)
 
 def parsed_json(body: bytes) -> Any:
     """Read a JSON body strictly: UTF-8, no key twice, no NaN. Raises `InvalidJsonError`."""
+    if body.startswith(BOM_UTF8):
+        raise InvalidJsonError(reason="it begins with a byte order mark")
     try:
         return json.loads(body.decode(), parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
     except RecursionError:
@@ -218,7 +221,9 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def parsed_request(value: Any, limit: int) -> Asked:
     """Read a request. Raises `InvalidMessageError`, or `MessageTooLargeError` above `limit` bytes."""
-    message = value.get("message") if isinstance(value, dict) else None
+    if not isinstance(value, dict):
+        raise InvalidMessageError(reason="it is an object with a message in it")
+    message = value.get("message")
     if isinstance(message, dict):
         _refuse_too_large(message, limit)  # first: to look through many values takes long
     try:

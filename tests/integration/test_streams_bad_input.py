@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 
 import httpx
 import pytest
@@ -19,6 +20,8 @@ from tests.integration.bad_input import (
 )
 from tests.integration.streams import log_of, rows, turns_of, types
 from tests.serving import Serving, serving
+
+REFUSED = (422, "invalid_message")
 
 
 async def post(server: Serving, body: bytes, **headers: str) -> httpx.Response:
@@ -63,6 +66,25 @@ async def test_what_is_no_message_is_refused(database_url: str) -> None:
         too_large = b'{"message": {"type": "tool_result", "call_id": "c", "result": 1e999}}'
         assert problem_of(await post(server, too_large)) == (422, "invalid_message")
         await nothing_happened(server, database_url)
+
+
+async def test_a_refusal_names_neither_our_classes_nor_our_language(database_url: str) -> None:
+    async with serving(database_url) as server:
+        for body in (b"null", b"[]", b'"text"', b"1", NOT_JSON["byte order mark"]):
+            detail = (await post(server, body)).json()["detail"]
+            assert not re.search(r"Asked|dictionary|instance|decode|utf-8-sig", detail), detail
+
+
+async def test_two_idempotency_keys_that_differ_are_refused(database_url: str) -> None:
+    async with serving(database_url) as server:
+        say, amend = server.client.http.post, server.client.http.patch
+        keys = [("Idempotency-Key", "t-1"), ("Idempotency-Key", "t-2")]
+        body = json.dumps({"message": HELLO}).encode()
+        assert problem_of(await say("/v1/messages/stream", content=body, headers=keys)) == REFUSED
+        assert problem_of(await amend("/v1/conversations/x", json={"title": "x"}, headers=keys)) == REFUSED
+        await nothing_happened(server, database_url)
+        twice = [keys[0], keys[0]]
+        assert b"turn.committed" in (await say("/v1/messages/stream", content=body, headers=twice)).content
 
 
 async def test_ids_out_of_the_alphabet_are_refused(database_url: str) -> None:
@@ -181,4 +203,7 @@ async def test_strange_addresses_and_methods_are_answered_in_the_same_shape(data
         refused = await http.put("/v1/turns/x")
         assert problem_of(refused) == (405, "method_not_allowed")
         assert refused.headers["allow"] == "GET"
+        assert (await http.delete("/v1/conversations/x")).headers["allow"] == "GET, PATCH"
+        assert (await http.delete("/")).headers["allow"] == "GET, HEAD"
+        assert (await http.head("/v1/messages/stream")).headers["allow"] == "POST"
         assert await rows(database_url, "SELECT count(*) FROM turns") == [(0,)]
