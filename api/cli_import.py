@@ -19,12 +19,15 @@ from api.bootstrap.models import roster_of
 from api.cli_progress import progress
 from api.settings import Settings, SettingsError, read_settings
 from application.chats import read_chats
-from application.errors import AgentNotFoundError, InvalidJsonError
+from application.errors import AgentNotFoundError, InvalidJsonError, StoreUnavailableError
 from application.importing import Importing, ImportLog, NotImportableError
 from application.protocol import SUBJECT_RULE, is_subject
 from domain.errors import MinutebookError
 
 AT_ONCE = 64
+_GONE = (
+    "minutebook: The database does not answer any more; import the file again, which adds what is not there."
+)
 
 
 def import_conversations(
@@ -54,7 +57,11 @@ def import_conversations(
     with _opened(file) as opened:
         chats = _chats(file, opened)
         with database(settings) as url, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_import(settings, url, chats, Importing(subject, agent), counts))
+            try:
+                runner.run(_import(settings, url, chats, Importing(subject, agent), counts))
+            except StoreUnavailableError:
+                print(_GONE, file=sys.stderr)
+                raise typer.Exit(1) from None
     if as_json:
         print(json.dumps(counts))
     else:

@@ -11,6 +11,8 @@ from infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresE
 from infrastructure.projections.operating import make_tables
 from infrastructure.projections.registry import READ_MODELS
 
+_ON_ITS_WAY = (psycopg.errors.AdminShutdown, psycopg.errors.CrashShutdown, psycopg.errors.CannotConnectNow)
+
 
 @contextmanager
 def database(settings: Settings) -> Iterator[str]:
@@ -20,33 +22,34 @@ def database(settings: Settings) -> Iterator[str]:
     """
     if settings.database_url:
         url = settings.database_url.get_secret_value()
-        _migrate(url)
+        _migrate(url, "The database of MINUTEBOOK_DATABASE_URL")
         yield url
         return
     try:
         with EmbeddedPostgres(settings.data) as embedded:
             url = embedded.start()
-            _migrate(url)
+            _migrate(url, f"The embedded PostgreSQL in {settings.data}")
             yield url
     except EmbeddedPostgresError as error:
         raise SettingsError(str(error)) from None
 
 
-def _migrate(url: str) -> None:
+def _migrate(url: str, named: str) -> None:
     try:
         schema.migrate(url)
         make_tables(url, READ_MODELS)
     except schema.SchemaError as error:
         raise SettingsError(str(error)) from None
     except psycopg.Error as error:
-        why = _trouble(error)
-        raise SettingsError(f"The database of MINUTEBOOK_DATABASE_URL cannot be used: {why}.") from None
+        raise SettingsError(f"{named} cannot be used: {_trouble(error)}.") from None
 
 
 def _trouble(error: psycopg.Error) -> str:
     """Say the kind of trouble; the driver's own text names hosts and users, and quotes addresses."""
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return "its user may not (`minutebook migrate` as the owner, then GRANT minutebook_app to this user)"
+    if isinstance(error, _ON_ITS_WAY) or "FATAL:  the database system is" in str(error):
+        return "it is starting or stopping; try again in a moment"
     if error.sqlstate or "FATAL" in str(error):
         return "it answers but refuses us (is there such a database, user and password?)"
     if isinstance(error, psycopg.ProgrammingError):

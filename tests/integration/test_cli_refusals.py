@@ -7,7 +7,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -100,6 +100,13 @@ def test_a_database_that_lets_us_not_in_is_said_to_refuse_us(database_url: str, 
         assert "refuses us" in refused(server_folder, "serve", port=0, database_url=url)
 
 
+def test_a_database_that_is_on_its_way_is_no_wrong_setting(server_folder: Path) -> None:
+    """A server says this while it starts, recovers or stops."""
+    with stopping_server() as port:
+        said = refused(server_folder, "migrate", database_url=f"postgresql://u@127.0.0.1:{port}/x")
+    assert said.endswith("cannot be used: it is starting or stopping; try again in a moment.")
+
+
 def test_a_taken_port_is_said_before_anything_starts(server_folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -121,18 +128,31 @@ def test_a_server_that_is_too_old_is_refused_by_its_version(server_folder: Path)
     assert "PostgreSQL 15 or newer is needed and the server is 14" in said
 
 
-@contextmanager
-def old_server(version: str) -> Iterator[int]:
+def old_server(version: str) -> AbstractContextManager[int]:
     """Speak just enough of PostgreSQL's protocol to be asked for the version."""
+    status = b"server_version\0" + version.encode() + b"\0"
+    welcome = _said(b"R", struct.pack("!i", 0)) + _said(b"S", status)
+    welcome += _said(b"S", b"client_encoding\0UTF8\0")
+    return _speaking(welcome + _said(b"K", struct.pack("!ii", 1, 1)) + _said(b"Z", b"I"))
+
+
+def stopping_server() -> AbstractContextManager[int]:
+    """Speak just enough of PostgreSQL's protocol to turn everybody away, as it does when it stops."""
+    why = b"SFATAL\0VFATAL\0C57P03\0Mthe database system is shutting down\0\0"
+    return _speaking(_said(b"E", why))
+
+
+@contextmanager
+def _speaking(answer: bytes) -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=_welcome_all, args=(listening, version), daemon=True)
+        thread = threading.Thread(target=_answer_all, args=(listening, answer), daemon=True)
         thread.start()
         yield int(listening.getsockname()[1])
         listening.shutdown(socket.SHUT_RDWR)
         thread.join(5)
 
 
-def _welcome_all(listening: socket.socket, version: str) -> None:
+def _answer_all(listening: socket.socket, answer: bytes) -> None:
     with suppress(OSError):
         while True:
             connection, _ = listening.accept()
@@ -143,10 +163,7 @@ def _welcome_all(listening: socket.socket, version: str) -> None:
                     if code == 196608:
                         break
                     connection.sendall(b"N")
-                status = b"server_version\0" + version.encode() + b"\0"
-                connection.sendall(_said(b"R", struct.pack("!i", 0)) + _said(b"S", status))
-                connection.sendall(_said(b"S", b"client_encoding\0UTF8\0"))
-                connection.sendall(_said(b"K", struct.pack("!ii", 1, 1)) + _said(b"Z", b"I"))
+                connection.sendall(answer)
                 while connection.recv(1024):
                     pass
 
