@@ -19,6 +19,7 @@ COLUMNS: Final = (
     "id", "conversation", "subject", "kind", "payload", "payload_hash", "state", "attempt", "node",
     "accepted_at", "ended_at", "first_position", "last_position", "provisional_frames", "code", "outcome",
 )  # fmt: skip
+SUBJECT: Final = COLUMNS.index("subject")
 PLAIN: Final = ", ".join(COLUMNS)
 OF_TURN: Final = ", ".join(f"(turn).{name}" for name in COLUMNS)
 
@@ -105,7 +106,7 @@ class PostgresTurns:
         asked = (request.turn_id, request.conversation_id, request.subject, request.kind)
         payload = (self._sealed(request), bytes.fromhex(request.payload_hash))
         row = await self._accepts.answer((*asked, *payload))
-        answer = self._answer(row, request.turn_id)
+        answer = self._answer(row, request.turn_id, request.subject)
         assert answer, "turn_accept never says 'missing'"  # noqa: S101
         return answer
 
@@ -124,7 +125,7 @@ class PostgresTurns:
         """
         row = await self._row(RETRY, (turn_id, subject, self._node, self._lease))
         assert row, "turn_retry always answers"  # noqa: S101
-        return self._answer(row, turn_id)
+        return self._answer(row, turn_id, subject)
 
     async def find(self, turn_id: str, subject: str) -> TurnRow | None:
         """Return the turn, or None when there is none for this subject."""
@@ -200,9 +201,10 @@ class PostgresTurns:
         rows = await self._rows(query, values)
         return rows[0] if rows else None
 
-    def _answer(self, row: Sequence[Any], asked_id: str) -> Accepted | Existing | Busy | None:
+    def _answer(self, row: Sequence[Any], asked_id: str, asker: str) -> Accepted | Existing | Busy | None:
         verdict, turn = row[0], row[1:]
-        if verdict == "foreign":
+        # Somebody's first turn may have come after the database had asked whose conversation it is.
+        if verdict == "foreign" or (verdict == "busy" and turn[SUBJECT] != asker):
             raise ConversationNotFoundError
         if verdict == "erased":
             raise ConversationErasedError

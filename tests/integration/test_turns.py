@@ -9,7 +9,7 @@ from application.errors import TurnIdReusedError
 from application.ports import Accepted, Busy, Existing, Failure, Turns
 from domain.errors import ConversationNotFoundError
 from infrastructure.postgres.pool import Pool
-from tests.integration.turn_helpers import HELLO, accepted, asked, commit, expire, start_conversation
+from tests.integration.turn_helpers import HELLO, accepted, asked, commit, execute, expire, start_conversation
 
 # --- accepting -----------------------------------------------------------------------------------
 
@@ -82,6 +82,23 @@ async def test_a_conversation_that_is_just_being_started_belongs_to_who_starts_i
     await accepted(turns)
     with pytest.raises(ConversationNotFoundError):
         await turns.accept(asked(subject="bob"))
+
+
+async def test_a_first_turn_that_comes_after_it_was_asked_whose_it_is_is_not_told_to_others(
+    turns: Turns, pool: Pool
+) -> None:
+    asked_too_early = """
+        CREATE OR REPLACE FUNCTION turn_is_foreign(p_conversation text, p_subject text) RETURNS boolean
+        LANGUAGE sql AS 'SELECT false'"""
+    failed = (await accepted(turns, asked(subject="bob"))).turn_id
+    await turns.fail(failed, 1, Failure("model_timeout", "It was silent.", 0))
+    await execute(pool, asked_too_early)
+    await accepted(turns)
+    with pytest.raises(ConversationNotFoundError):
+        await turns.accept(asked(subject="bob"))
+    with pytest.raises(ConversationNotFoundError):
+        await turns.retry(failed, "bob")
+    assert isinstance(await turns.accept(asked()), Busy)
 
 
 async def test_a_conversation_that_was_never_started_belongs_to_nobody(turns: Turns) -> None:
