@@ -34,6 +34,7 @@ from api.bootstrap.operator import operator_turns
 from api.bootstrap.seals import check_signing_key
 from api.cli_once import CommandLine
 from api.cli_tables import add_to, print_table, table_of
+from api.file_limit import allow_many_files
 from api.settings import Settings, SettingsError, read_settings
 from api.stopping import Stop
 from application.errors import InvalidFilterError
@@ -127,6 +128,7 @@ def _serve(settings: Settings, stop: Stop) -> None:
     from api.server import listen, serve_house  # it takes a moment, which no wrong setting has to wait for
     from api.workers import serve_workers
 
+    allow_many_files()
     with listen(settings.host, settings.port) as sock, database(settings) as url:
         stop.hold()
         on_ready = partial(_welcome, settings, sock.getsockname()[1])
