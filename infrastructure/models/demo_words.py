@@ -16,7 +16,7 @@ I am the demo model: no provider, no key, only a few plain words. Say
 - write FILE, edit FILE, delete FILE, run COMMAND: I ask to change something, and you decide
 - both, three files: several calls in one answer
 - plan GOAL: the architect proposes a plan for you to approve, send back or reject
-- switch to AGENT, or AGENT: TEXT, as coder: write hello.py
+- switch to AGENT, or AGENT: TEXT (coder: write hello.py)
 - long 500: a long answer; slow 10: an answer with pauses
 - forbidden, bad arguments: calls that cannot be carried out
 - fail, rate limit, refuse, timeout, auth: errors of a model"""

@@ -51,6 +51,8 @@ def switched(agent: str) -> tuple[ModelMessage, ModelMessage]:
 
 async def test_help_lists_what_it_understands() -> None:
     assert await text("ask", "help") == HELP
+    assert "(coder: write hello.py)" in HELP  # no word before it that does not belong to it
+    assert await calls("ask", "coder: write hello.py")
 
 
 async def test_what_it_does_not_understand_it_says_back() -> None:
