@@ -74,7 +74,7 @@ class ConflictError(MinutebookError):
 
 
 class StoreUnavailableError(MinutebookError):
-    """The database does not answer; ask for the turn's state, and retry it when it is not committed."""
+    """The database does not answer; send it again under the same turn id, and retry the turn where it has failed."""
 
     code = "store_unavailable"
     retryable = True
