@@ -19,10 +19,13 @@ _PAGE = (
     "SELECT position, stream, version, type, conversation, turn, actor, recorded_at, data"
     " FROM log WHERE position > %b ORDER BY position LIMIT %b"
 )
-_ERASED = (
-    "SELECT conversation FROM log WHERE type = %s AND position >> 12 >= %s::bigint >> 12"
-    " AND position > %s AND position <= %s"
-)
+# How far the log is, and what was erased since: all that is to know where nobody watches.
+_HEAD = """
+    SELECT head.position,
+           ARRAY(SELECT conversation FROM log
+                  WHERE type = %s AND position >> 12 >= %s::bigint >> 12
+                    AND position > %s AND position <= head.position)
+      FROM log_head AS head"""
 ERASED = Conversation.Erased.TOPIC
 
 
@@ -101,8 +104,7 @@ class Tailer:
 
     async def _tell_page(self, connection: psycopg.AsyncConnection) -> int:
         if not self._live.has_readers:
-            head = await self._head(connection)
-            await self._tell_erased(connection, head)
+            head = await self._tell_erased(connection)
             if not self._live.has_readers:  # nobody came while we asked: what was stored is nobody's news
                 self.position = max(self.position, head)
                 self._live.pass_over(self.position)
@@ -118,17 +120,10 @@ class Tailer:
             self.position = rows[-1].position
         return len(rows)
 
-    async def _tell_erased(self, connection: psycopg.AsyncConnection, head: int) -> None:
-        """Tell what was erased since: that is everybody's news, also where nobody watches."""
-        if head > self.position:
-            cursor = await connection.execute(
-                _ERASED, (ERASED, self.position, self.position, head), prepare=True
-            )
-            for (conversation,) in await cursor.fetchall():
-                self._on_erased(conversation)
-
-    @staticmethod
-    async def _head(connection: psycopg.AsyncConnection) -> int:
-        cursor = await connection.execute("SELECT position FROM log_head", prepare=True)
-        row = await cursor.fetchone()
-        return int(row[0]) if row else 0
+    async def _tell_erased(self, connection: psycopg.AsyncConnection) -> int:
+        """Tell what was erased: that is everybody's news, also where nobody watches. Returns the head."""
+        cursor = await connection.execute(_HEAD, (ERASED, self.position, self.position), prepare=True)
+        ((head, erased),) = await cursor.fetchall()
+        for conversation in erased:
+            self._on_erased(conversation)
+        return int(head)

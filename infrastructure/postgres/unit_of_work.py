@@ -149,6 +149,7 @@ class PostgresUnitOfWork:
         rows = {row[2]: Row(*row) for row in self._page}
         for version in range(self._loaded[self._streams[0]], 0, -1):
             if known := self._recent.get(self._streams[0], version):
+                self._refuse_erased()
                 yield known
                 continue
             if version not in rows:
@@ -232,12 +233,15 @@ class PostgresUnitOfWork:
         return {row.version: row for row in page}
 
     def _remembered(self, row: Row) -> MinuteEvent:
-        # A turn that has lost its lease may still hold a key that was destroyed since.
-        if isinstance(self._keys.vault.find(self._conversation_id), ErasedKey):
-            raise ConversationErasedError
+        self._refuse_erased()
         event = self._mapper.to_event(opened(row, self._key))
         self._recent.keep(row.stream, event, len(row.data) + EVENT_BYTES)
         return event
+
+    def _refuse_erased(self) -> None:
+        # A turn that has lost its lease may still hold a key that was destroyed since.
+        if isinstance(self._keys.vault.find(self._conversation_id), ErasedKey):
+            raise ConversationErasedError
 
     # --- committing ------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from itertools import count, pairwise
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 
 from application.frames import IDLE, outcome_of
@@ -26,6 +27,8 @@ from tests.opened import opened_log
 from tests.projecting import store
 from tests.serving import Client, serving_reads
 from tests.unit.commands import Command, do, histories
+
+pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
 
 MAPPER = MinutesMapper()
 Snapshot = dict[str, Any]

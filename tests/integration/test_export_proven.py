@@ -14,6 +14,8 @@ from tests.command_line import minutebook
 from tests.exported import lines_of, manifest_of, written
 from tests.sealing import fill, fill_and_seal, sealed_checkpoints, signing_in
 
+pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
+
 SIZES = (100, 256, 300)
 
 

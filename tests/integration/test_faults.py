@@ -21,6 +21,8 @@ from tests.opened import opened_payload
 from tests.replaying import committed_part, read_log
 from tests.serving import Client, Refused, Serving, SseFrame, frames_of, serving_reads
 
+pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
+
 TERMINATE_ALL = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
     " WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -195,7 +197,6 @@ async def assert_refused_while_gone(server: Serving) -> None:
     assert (await server.client.http.get("/health/ready")).status_code == 503
 
 
-@pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
 async def test_connections_cut_again_and_again_lose_nothing_and_store_nothing_twice(
     database_url: str,
 ) -> None:

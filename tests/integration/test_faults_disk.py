@@ -22,6 +22,8 @@ from tests.killing import judge_positions, judge_turns, read_turns
 from tests.replaying import LogRow, read_log
 from tests.serving import Client, Serving, SseFrame, serving
 
+pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
+
 MB = 1024 * 1024
 ANSWER_BYTES = 3 * MB
 DISK_MB = 160

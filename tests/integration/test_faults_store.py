@@ -19,6 +19,8 @@ from tests.killing import all_can_go_on, judge, talking, until_none_runs
 from tests.replaying import read_log
 from tests.serving import Refused, Serving, SseFrame, feed_items, serving_reads
 
+pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
+
 # --- feeds beside it all ---------------------------------------------------------------------------
 
 
@@ -62,7 +64,6 @@ async def assert_all_seen(seen: list[SseFrame], database_url: str) -> None:
 OUTAGES = (0.2, 0.5, 12)
 
 
-@pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
 @pytest.mark.may_block("starting the database's server blocks; nothing is measured meanwhile")
 async def test_a_database_restarted_under_load_loses_nothing_and_feeds_go_on_by_themselves(
     server_folder: Path,

@@ -82,7 +82,7 @@ def test_following_rebuilding_and_a_plain_fold_give_the_same_rows(
     monkeypatch.setattr(loading, "_CHUNK", 3)
     monkeypatch.setattr(loading, "_KEPT_ROWS", kept_rows)
 
-    @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(histories(), min_size=1, max_size=4))
     def check(logs: Any) -> None:
         forget(database_url)

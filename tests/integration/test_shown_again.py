@@ -47,7 +47,8 @@ async def test_a_turn_that_outlived_an_erasure_is_shown_nothing_and_leaves_nothi
     await store.say("a secret")
     recent = RecentEvents()
     async with unit(store, recent) as work:
-        store.keys.vault.forget("c1")  # as a process does when it hears of the receipt
+        store.keys.vault.forget("c1")
+        recent.forget("conversation-c1")  # as a process does when it hears of the receipt
         with pytest.raises(ConversationErasedError):
             _ = [event async for event in work.newest_first()]
     assert not recent.knows("conversation-c1")

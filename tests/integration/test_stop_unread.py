@@ -17,6 +17,8 @@ import pytest
 
 from tests.serving import Client, ServerProcess, serving_reads
 
+pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
+
 LONG = "word " * 60_000
 LONG_TURNS = 30  # more than the kernel's buffers take
 FEEDS = ("/v1/feed?after=0", "/v1/conversations/c/feed?after=0")

@@ -21,6 +21,8 @@ from tests.integration.streams import (
 from tests.openai_pieces import Text, call
 from tests.serving import Client, Refused, SseFrame, frames_of, serving
 
+pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
+
 ADA = {"conversation_id": "ada"}
 
 

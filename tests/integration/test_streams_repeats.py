@@ -25,6 +25,8 @@ from tests.integration.streams import (
 )
 from tests.serving import Refused, SseFrame, serving
 
+pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
+
 HELLO = {"type": "user_message", "content": "hello"}
 ADA = {"conversation_id": "ada"}
 

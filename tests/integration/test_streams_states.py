@@ -15,6 +15,8 @@ from tests.integration.streams import (
 )
 from tests.serving import Client, SseFrame, serving_reads
 
+pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
+
 ADA = {"conversation_id": "ada"}
 
 

@@ -22,6 +22,8 @@ from tests.integration.streams import (
 )
 from tests.serving import serving
 
+pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
+
 ADA = {"conversation_id": "ada"}
 DEEP: Any = 1
 for _ in range(98):

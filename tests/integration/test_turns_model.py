@@ -5,6 +5,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +15,8 @@ from domain.errors import ConversationNotFoundError
 from infrastructure.postgres.pool import Pool, open_pool
 from infrastructure.postgres.turns import PostgresTurns
 from tests.integration.turn_helpers import asked, execute, expire
+
+pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
 
 TURNS = ("t1", "t2", "t3")
 CONVERSATIONS = ("c1", "c2")
