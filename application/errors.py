@@ -74,7 +74,7 @@ class ConflictError(MinutebookError):
 
 
 class StoreUnavailableError(MinutebookError):
-    """The database does not answer; send it again under the same turn id, and retry it where it has failed."""
+    """The database does not answer; send it again under the same turn id, and retry it where it failed."""
 
     code = "store_unavailable"
     retryable = True
