@@ -189,6 +189,7 @@ def test_a_conversation_can_be_led_with_the_keyboard_alone(console: Console) -> 
     page.run("document.querySelector('#scroll').focus()")
     _tab_to(page, "Approve")
     page.press("Enter")
+    console.wait_state("awaiting tool results")  # the approval is a turn, and takes as long as one
     _tab_to(page, "Send result…")
     page.press("Enter")
     page.press("Escape")
