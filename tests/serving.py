@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -121,6 +122,10 @@ class Serving:
         return {"X-Subject": subject}
 
 
+# Where these servers note their public key: in the folder of `make run` it would be taken for a lost one's.
+DATA = Path(tempfile.gettempdir()) / "minutebook-test-data"
+
+
 @asynccontextmanager
 async def serving(database_url: str, **settings: Any) -> AsyncIterator[Serving]:
     """Serve on a free port of loopback for the length of the block, with a demo model that does not pause.
@@ -130,7 +135,15 @@ async def serving(database_url: str, **settings: Any) -> AsyncIterator[Serving]:
     """
     answering: LanguageModel | None = settings.pop("answering", None)
     keys = {"master_key": MASTER_KEY, "signing_key": SIGNING_KEY}
-    given = {"demo_delay_s": 0, "port": 0, "grace_s": 2, "projections": False, **keys, **settings}
+    given = {
+        "demo_delay_s": 0,
+        "port": 0,
+        "grace_s": 2,
+        "projections": False,
+        "data": DATA,
+        **keys,
+        **settings,
+    }
     read = Settings(_env_file=None, database_url=database_url, **given)
     sock = listen(read.host, read.port)
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
