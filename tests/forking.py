@@ -111,6 +111,7 @@ def _run(arguments: list[str], folder: str, environment: dict[str, str], out: in
     os.environ.clear()
     os.environ.update(environment)
     time.tzset()
+    tempfile.tempdir = None  # what an import has asked for already was the fork server's own
     sys.argv[:] = arguments
     sys.stdout = open(1, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115 (for its life)
     sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
