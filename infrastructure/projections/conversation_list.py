@@ -9,6 +9,7 @@ from application.queries import Answer, ConversationFilter, ConversationSummary,
 from infrastructure.postgres.pool import Pool
 from infrastructure.projections.asking import Asker, conditions
 from infrastructure.projections.read_model import Row, RowKey, Rows, Table
+from infrastructure.projections.splicing import call_of, request_of
 from infrastructure.projections.values import ERASURE, EVERY_EVENT, from_json, owner_of, plain_text, to_json
 
 TITLE_CHARACTERS: Final = 80
@@ -134,17 +135,19 @@ def _said_by_agent(row: Row, _: LoggedEvent) -> None:
 
 def _call_requested(row: Row, event: LoggedEvent) -> None:
     row["calls"] += 1
-    _call(row, event.data["call_id"], undecided=event.data["requires_decision"])
+    call_id, _, undecided, _ = request_of(event)
+    _call(row, call_id, undecided=undecided)
 
 
 def _call_decided(row: Row, event: LoggedEvent) -> None:
-    if event.data["call_id"] in from_json(row["open_calls"]):
-        _call(row, event.data["call_id"], undecided=False)
+    call_id = call_of(event)
+    if call_id in from_json(row["open_calls"]):
+        _call(row, call_id, undecided=False)
 
 
 def _call_over(row: Row, event: LoggedEvent) -> None:
     calls = from_json(row["open_calls"])
-    calls.pop(event.data["call_id"], None)
+    calls.pop(call_of(event), None)
     row["open_calls"] = to_json(calls)
 
 

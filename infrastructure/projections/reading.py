@@ -1,6 +1,5 @@
 """The log as the folds read it: in pages while following it, as one stream while rebuilding."""
 
-import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from application.ports import LoggedEvent
 from infrastructure.postgres.key_store import keys_of
 from infrastructure.postgres.mapper import MinutesMapper
 from infrastructure.postgres.rows import Row
-from infrastructure.projections.values import ERASURE
+from infrastructure.projections.values import ERASURE, from_json
 from infrastructure.vault import ERASED, SEALED, Key, Vault, about_event
 
 COLUMNS: Final = "position, stream, version, type, conversation, turn, actor, recorded_at, data"
@@ -40,8 +39,6 @@ _PAGE_BYTES: Final = 4 * 1024 * 1024
 _NO_LIMIT: Final = 2**63 - 1
 
 _mapper = MinutesMapper()
-# The log keeps JSON without whitespace around it: nothing needs to be skipped before or after.
-_scan: Final[Callable[[str, int], tuple[Any, int]]] = vars(json.JSONDecoder())["scan_once"]
 
 
 class StoredEvent:
@@ -101,7 +98,7 @@ class StoredEvent:
         return self._text
 
     def _decoded(self) -> Mapping[str, Any]:
-        data: dict[str, Any] = _scan(self.text, 0)[0]
+        data: dict[str, Any] = from_json(self.text)
         if data.pop("class_version", 1) == _present_version(self.type):
             return data
         row = Row(
