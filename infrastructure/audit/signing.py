@@ -60,6 +60,8 @@ class Signing:
             raise KeyUnusableError(
                 reason=f"{self.verifiers_path} cannot be read ({error.strerror})"
             ) from None
+        except UnicodeDecodeError:
+            raise KeyUnusableError(reason=f"{self.verifiers_path} is no list of public keys") from None
         return parsed_verifiers(content)
 
     def verifiers_or_none(self) -> list["Since"]:
@@ -81,6 +83,8 @@ class Signing:
             draft.replace(path)
         except OSError as error:
             raise KeyUnusableError(reason=f"{path} cannot be written ({error.strerror})") from None
+        except UnicodeDecodeError:
+            raise KeyUnusableError(reason=f"{path} is no list of public keys") from None
 
 
 @dataclass(frozen=True)

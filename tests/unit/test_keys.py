@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from infrastructure.audit.signing import Signing
 from infrastructure.keys import KeyUnusableError, create_or_read_key, given_key, read_key, write_key
 
 
@@ -62,6 +63,16 @@ def test_a_damaged_key_is_refused_and_left_as_it_is(tmp_path: Path, content: str
 def test_a_missing_key_is_no_key(tmp_path: Path) -> None:
     with pytest.raises(KeyUnusableError, match=r"cannot be read \(No such file"):
         read_key(tmp_path / "one.key")
+
+
+def test_bytes_are_no_list_of_public_keys(tmp_path: Path) -> None:
+    signing = Signing("minutebook.example/log", tmp_path)
+    signing.verifiers_path.write_bytes(b"\xff\xfe\0")
+    with pytest.raises(KeyUnusableError, match="is no list of public keys"):
+        signing.verifiers()
+    with pytest.raises(KeyUnusableError, match="is no list of public keys"):
+        signing.note_verifier(0, signing.signer(may_create=True).verifier)
+    assert signing.verifiers_path.read_bytes() == b"\xff\xfe\0"
 
 
 def test_a_folder_is_no_key(tmp_path: Path) -> None:
