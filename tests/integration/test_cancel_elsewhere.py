@@ -19,6 +19,8 @@ from tests.openai_pieces import Pause, StreamError, Text
 from tests.openai_server import OpenAIServer
 from tests.serving import Client, ServerProcess, Serving, SseFrame, serving
 
+pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
+
 SAID = "What I was about to"
 
 

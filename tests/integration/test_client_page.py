@@ -15,6 +15,8 @@ from tests.pages import blocks, page
 from tests.replaying import read_log
 from tests.serving import REPOSITORY, serving
 
+pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
+
 
 def example(name: str, folder: Path) -> Path:
     (block, *_) = blocks(page("client.md").partition(f"<!-- {name} -->")[2])

@@ -5,11 +5,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.asking import query
 from tests.command_line import minutebook
 from tests.integration.test_erasure import OTHER, TABLES, WORD, erase, followed, talk
 from tests.sealing import seal, sealed_checkpoints
 from tests.serving import Client, serving_reads
+
+pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
 
 
 def rows_of_kept(url: str) -> dict[str, list[Any]]:

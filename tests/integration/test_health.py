@@ -16,6 +16,8 @@ from tests.command_line import servers_over
 from tests.integration.waiting import eventually
 from tests.serving import Client, ServerProcess
 
+pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
+
 
 @pytest.mark.may_block("it starts and stops servers and waits for them")
 async def test_ready_says_when_the_database_is_gone_and_recovers_by_itself(server_folder: Path) -> None:

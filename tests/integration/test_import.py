@@ -14,6 +14,8 @@ from tests.opened import opened_log
 from tests.projecting import wait_until
 from tests.serving import serving_reads
 
+pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
+
 CHAT = {
     "id": "chat-1",
     "messages": [

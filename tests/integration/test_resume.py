@@ -16,6 +16,8 @@ from tests.integration.streams import in_turn, steered
 from tests.openai_pieces import Piece, Text
 from tests.serving import ServerProcess, Serving, SseFrame, frames_of, serving
 
+pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
+
 TURNS = 12
 
 
@@ -52,7 +54,6 @@ async def whole_feed(server: Serving, last: int) -> list[SseFrame]:
     return frames
 
 
-@pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
 async def test_a_feed_cut_after_every_frame_is_whole_on_either_process(database_url: str) -> None:
     async with serving(database_url) as here, serving(database_url) as there:
         last = await long_conversation(here)
@@ -88,7 +89,6 @@ class PacedModel:
             self._unread.release()
 
 
-@pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
 async def test_a_running_turn_cut_after_every_frame_is_whole_up_to_its_end(database_url: str) -> None:
     model = PacedModel()
     async with steered(database_url, in_turn(model.pieces())) as (server, _):

@@ -30,6 +30,8 @@ from tests.openai_pieces import Text, call
 from tests.openai_server import ChatRequest
 from tests.serving import serving
 
+pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
+
 ADA = {"conversation_id": "ada"}
 RESULTS = ("tool_result_received", "tool_call_rejected", "tool_call_closed")
 

@@ -23,6 +23,8 @@ from tests.integration.streams import (
 from tests.openai_pieces import Text
 from tests.serving import SseFrame, serving
 
+pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
+
 ANSWERED = ["user_message_received", "model_called", "assistant_message_sent"]
 ADA = {"conversation_id": "ada"}
 NOBODY: dict[str, Any] = {"calls": [], "decisions": [], "plan": None}

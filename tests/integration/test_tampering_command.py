@@ -12,6 +12,8 @@ from tests.command_line import minutebook
 from tests.sealing import seal, sealed_checkpoints
 from tests.tampering import ROLL_BACK, Sealed, run, sealed_log
 
+pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
+
 
 @pytest.fixture
 def log(database_url: str, tmp_path: Path) -> Sealed:

@@ -21,6 +21,8 @@ from application.protocol import (
 )
 from application.use_cases import PATIENT, USE_CASES
 
+pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
+
 LIMIT = 1024 * 1024
 RESULT = {"type": "tool_result", "call_id": "c"}
 GOOD: list[dict[str, Any]] = [
