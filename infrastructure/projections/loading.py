@@ -27,6 +27,7 @@ RANGE: Final = 50_000  # positions between two checkpoints
 _CHUNK: Final = 500  # events whose rows are looked up together
 _KEPT_ROWS: Final = 150_000  # in memory beyond one range
 _FIRST_EVENT: Final = "conversation.started"
+_GONE: Final = ("08", "57P")  # with these an SQLSTATE begins where the connection, or the server, has ended
 
 # What a part tells the process that started it: (part, position reached, what went wrong).
 Report = tuple[int, int, tuple[int, str] | None]
@@ -154,10 +155,19 @@ def load_part(url: str, make: Callable[[], Loader], part: Part, reports: Connect
                 reports.send((part.number, position, None))
     except FoldError as error:
         failure = error.position, error.why
-    except (PartOver, psycopg.Error) as error:
-        failure = 0, f"{type(error).__name__}: {error}"
+    except PartOver:
+        failure = 0, "another process has moved its checkpoint"
+    except psycopg.Error as error:
+        failure = 0, _trouble(error)
     if failure:
         reports.send((part.number, position, failure))
+
+
+def _trouble(error: psycopg.Error) -> str:
+    """Say what is wrong with the database; the driver's own words have addresses and paths in them."""
+    if error.sqlstate is None or error.sqlstate.startswith(_GONE):
+        return "the database went away; run it again, and it goes on where it was"
+    return f"the database refused what it was to do ({type(error).__name__})"
 
 
 def _one_range(

@@ -10,7 +10,7 @@ import pytest
 
 from infrastructure.projections import checkpoints
 from infrastructure.projections.connecting import connect
-from infrastructure.projections.rebuild import Progress, Rebuild, RebuildRunningError
+from infrastructure.projections.rebuild import Progress, Rebuild, RebuildError, RebuildRunningError
 from infrastructure.projections.yielding import pauses
 from tests.asking import query
 from tests.opened import vault
@@ -36,6 +36,11 @@ RANGES = "SELECT min(position), max(position), max(target) FROM rebuilds WHERE p
 WAITING_LOADER = (
     "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
     " AND application_name = 'minutebook rebuild write' AND wait_event_type = 'Lock'"
+)
+
+CUT = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+    " AND application_name LIKE 'minutebook rebuild %'"
 )
 
 
@@ -108,6 +113,25 @@ def test_what_a_worker_of_a_killed_rebuild_still_writes_is_gone_on_from(database
     resumed.join()
     assert resumed.result == head
     assert held(database_url, Counting()) == reference(database_url, Counting())
+
+
+def test_a_rebuild_whose_database_goes_away_says_so_in_our_words_and_goes_on_where_it_was(
+    database_url: str,
+) -> None:
+    head = store(database_url, talks(150))
+
+    def cut(step: Progress) -> None:
+        if step.phase == "loading" and step.position > 0:
+            query(database_url, CUT)
+
+    with pytest.raises(RebuildError) as stopped:
+        Rebuild(database_url, Slow(), range_=RANGE, on_progress=cut).run()
+    said = "The rebuild of counting has stopped: the database went away; run it again, and it goes on"
+    assert str(stopped.value) == f"{said} where it was."
+    assert query(database_url, RANGES)[0][1] >= RANGE
+    assert Rebuild(database_url, Counting(), range_=RANGE).run() == head
+    assert held(database_url, Counting()) == reference(database_url, Counting())
+    assert tables_left(database_url) == []
 
 
 def test_a_cancelled_rebuild_goes_on_where_it_was(database_url: str) -> None:
