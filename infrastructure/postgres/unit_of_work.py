@@ -63,7 +63,7 @@ class PostgresUnitOfWork:
         pool: Pool,
         mapper: MinutesMapper,
         keys: KeyStore,
-        snapshot_every: int = 50,
+        snapshot_every: int = 40,
         view_page: int = 100,
         recent: RecentEvents | None = None,
         loader: Loader | None = None,

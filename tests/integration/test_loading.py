@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from statistics import median
 from typing import Any
 
 import pytest
@@ -135,13 +136,13 @@ async def test_no_connection_is_held_between_loading_and_committing(database_url
 async def test_a_long_conversation_loads_within_three_times_a_short_one(store: Store) -> None:
     for conversation, length in (("short", 10), ("long", 10_000)):
         await _long_conversation(store, conversation, length)
-    await _go_on(store, "long", 49)  # as far from its snapshot as it ever gets
+    await _go_on(store, "long", 39)  # as far from its snapshot as it ever gets
     await execute(store.pool, "ANALYZE log")
-    took = {"short": 1e9, "long": 1e9}
-    for _ in range(5):  # in turns: what else the machine does meets both
-        for conversation, best in took.items():
-            took[conversation] = min(best, await _best_load_s(store, conversation))
-    assert took["long"] < 3 * took["short"], took
+    ratios = []
+    for _ in range(20):  # in turns: what else the machine does, and how fast it is, meets both
+        short_s = await _best_load_s(store, "short")
+        ratios.append(await _best_load_s(store, "long") / short_s)
+    assert median(ratios) < 3, ratios
 
 
 async def _long_conversation(store: Store, conversation: str, length: int) -> None:
@@ -177,7 +178,7 @@ async def _go_on(store: Store, conversation: str, messages: int) -> None:
 
 async def _best_load_s(store: Store, conversation: str) -> float:
     best = 1e9
-    for _ in range(200):
+    for _ in range(50):
         started = time.perf_counter()
         async with store.unit("look", conversation) as work:
             assert not work.is_new
