@@ -16,7 +16,7 @@ _ANY_WINDOW: Final = -15
 
 def packed(data: bytes) -> bytes:
     """Return the data in fewer bytes, or as it is where that is not worth it."""
-    is_taken_for_packed = data[:1] == PACKED
+    is_taken_for_packed = data.startswith(PACKED)
     if len(data) not in WORTHWHILE and not is_taken_for_packed:
         return data
     packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, _WINDOW, _MEMORY)

@@ -42,16 +42,15 @@ def _nonces() -> list[bytes]:
 class DataKey:
     """A key of 32 bytes, ready to seal and to open. It may be shared by threads, but not by forks."""
 
-    __slots__ = ("_decrypt", "_encrypt")
+    __slots__ = ("_aead",)
 
     def __init__(self, key: bytes) -> None:
-        aead = AESGCM(key)
-        self._encrypt, self._decrypt = aead.encrypt, aead.decrypt
+        self._aead = AESGCM(key)
 
     def seal(self, data: bytes, about: bytes) -> bytes:
         """Pack and seal the data; it opens only together with the same `about`."""
         nonce = _nonce()
-        return b"".join((SEALED, nonce, self._encrypt(nonce, packed(data), about)))
+        return SEALED + nonce + self._aead.encrypt(nonce, packed(data), about)
 
     def open(self, sealed: bytes, about: bytes) -> bytes:
         """Return what was sealed, unpacked; what was never sealed is returned as it is.
@@ -61,7 +60,7 @@ class DataKey:
         if not sealed.startswith(SEALED):
             return sealed
         try:
-            return unpacked(self._decrypt(sealed[1 : 1 + _NONCE], sealed[1 + _NONCE :], about))
+            return unpacked(self._aead.decrypt(sealed[1 : 1 + _NONCE], sealed[1 + _NONCE :], about))
         except (InvalidTag, ValueError):
             where = about.decode(errors="replace").replace("\n", " ")
             raise StoredDataError(reason=f"{where} is not what was sealed, or not with this key") from None
