@@ -64,8 +64,11 @@ def to_json(value: Any) -> str:
 
 
 def from_json(text: str) -> Any:
-    """Read what `to_json` wrote, or the log's mapper."""
-    return _SCAN(text, 0)[0]
+    """Read what `to_json` wrote, or the log's mapper. Raises `ValueError` where it is no JSON."""
+    try:
+        return _SCAN(text, 0)[0]
+    except StopIteration:  # which whoever maps over rows would take for their end
+        raise ValueError("it is no JSON") from None
 
 
 def named(event: Mapping[str, Any], *names: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from infrastructure.projections.read_model import Rows
 from infrastructure.projections.reading import StoredEvent
 from infrastructure.projections.splicing import approval_of, call_of, message_of, request_of, result_of
 from infrastructure.projections.transcript import Transcript
+from infrastructure.projections.values import from_json, to_json
 from tests.folding import BEGAN, CARRIED_OUT, MAPPER, folded, logged, logs, one
 
 pytestmark = pytest.mark.no_cover  # it doubles the time, and shows no line that others do not
@@ -34,6 +35,18 @@ objects = st.dictionaries(texts | st.sampled_from(["agent", "rule", "error"]), v
 def stored(type_: str, data: dict[str, Any]) -> Any:
     row = LogRow(7, "conversation-c", 2, type_, "c", "t", "user:ada", BEGAN, PlainJson().encode(data))
     return as_stored(row), MAPPER.to_logged(row)
+
+
+@pytest.mark.parametrize("text", ["", "}", '{"a":', "[1,", "nul"])
+def test_what_is_no_json_is_no_end_of_anything(text: str) -> None:
+    """A `StopIteration` would let whoever maps over rows leave out this one and all behind it."""
+    with pytest.raises(ValueError):  # noqa: PT011 (the decoder has words of its own for some)
+        list(map(from_json, ["{}", text]))
+
+
+@given(values)
+def test_what_was_written_is_read(value: Any) -> None:
+    assert from_json(to_json(value)) == value
 
 
 def as_stored(row: LogRow) -> Any:
