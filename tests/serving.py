@@ -122,10 +122,6 @@ class Serving:
         return {"X-Subject": subject}
 
 
-# Where these servers note their public key: in the folder of `make run` it would be taken for a lost one's.
-DATA = Path(tempfile.gettempdir()) / "minutebook-test-data"
-
-
 @asynccontextmanager
 async def serving(database_url: str, **settings: Any) -> AsyncIterator[Serving]:
     """Serve on a free port of loopback for the length of the block, with a demo model that does not pause.
@@ -135,16 +131,17 @@ async def serving(database_url: str, **settings: Any) -> AsyncIterator[Serving]:
     """
     answering: LanguageModel | None = settings.pop("answering", None)
     keys = {"master_key": MASTER_KEY, "signing_key": SIGNING_KEY}
-    given = {
-        "demo_delay_s": 0,
-        "port": 0,
-        "grace_s": 2,
-        "projections": False,
-        "data": DATA,
-        **keys,
-        **settings,
-    }
-    read = Settings(_env_file=None, database_url=database_url, **given)
+    given = {"demo_delay_s": 0, "port": 0, "grace_s": 2, "projections": False, **keys, **settings}
+    with tempfile.TemporaryDirectory(prefix="minutebook-test-") as data:  # where it notes its public key
+        read = Settings(_env_file=None, database_url=database_url, **{"data": Path(data), **given})
+        async with _served(read, database_url, answering) as server:
+            yield server
+
+
+@asynccontextmanager
+async def _served(
+    read: Settings, database_url: str, answering: LanguageModel | None
+) -> AsyncIterator[Serving]:
     sock = listen(read.host, read.port)
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
     async with open_house(read, database_url, answering) as house:

@@ -1,31 +1,23 @@
 """A service that logs in as a member of `minutebook_app` does its work, and cannot do more."""
 
 import json
-import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import httpx
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from tests.command_line import minutebook as command
-from tests.forking import run
-from tests.serving import REPOSITORY, ServerProcess
-
-
-def minutebook(url: str, *arguments: str) -> CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "MINUTEBOOK_DATABASE_URL": url}
-    return run(arguments, REPOSITORY, environment)
+from tests.command_line import minutebook
+from tests.serving import ServerProcess
 
 
 @pytest.fixture
-def service_url(bare_database_url: str) -> Iterator[str]:
+def service_url(bare_database_url: str, tmp_path: Path) -> Iterator[str]:
     """The URL of a user who owns nothing, over a database that its owner has migrated."""
-    assert minutebook(bare_database_url, "migrate").returncode == 0
+    assert minutebook(tmp_path, "migrate", database_url=bare_database_url).returncode == 0
     user = f"service_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(bare_database_url, autocommit=True) as owner:
         owner.execute(f"CREATE ROLE {user} LOGIN IN ROLE minutebook_app".encode())
@@ -50,19 +42,19 @@ def test_the_service_cannot_change_the_log(service_url: str, statement: str) -> 
         service.execute(statement.encode())
 
 
-def test_what_takes_the_owner_is_refused_in_a_sentence(service_url: str) -> None:
-    done = minutebook(service_url, "rebuild", "usage")
+def test_what_takes_the_owner_is_refused_in_a_sentence(service_url: str, tmp_path: Path) -> None:
+    done = minutebook(tmp_path, "rebuild", "usage", database_url=service_url)
     assert done.returncode == 1
     assert "making tables takes their owner" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_user_without_the_role_is_told_to_be_granted_it(service_url: str) -> None:
+def test_a_user_without_the_role_is_told_to_be_granted_it(service_url: str, tmp_path: Path) -> None:
     """Here it was asked whether there is such a user; there was."""
     user = str(conninfo_to_dict(service_url)["user"])
     with psycopg.connect(service_url.replace(user, "minutebook"), autocommit=True) as owner:
         owner.execute(f"REVOKE minutebook_app FROM {user}".encode())
-    done = minutebook(service_url, "doctor")
+    done = minutebook(tmp_path, "doctor", database_url=service_url)
     assert done.returncode == 2
     assert "GRANT minutebook_app to this user" in done.stderr
 
@@ -73,12 +65,12 @@ def test_what_the_service_has_erased_is_scrubbed_by_the_owner(service_url: str, 
     owner_url = service_url.replace(user, "minutebook")
     chat = {"id": "old", "messages": [{"role": "user", "content": "Hi"}]}
     (tmp_path / "old.json").write_text(json.dumps(chat))
-    assert command(tmp_path, "import", "old.json", database_url=service_url).returncode == 0
-    erased = command(tmp_path, "erase", "old", "--yes", database_url=service_url)
+    assert minutebook(tmp_path, "import", "old.json", database_url=service_url).returncode == 0
+    erased = minutebook(tmp_path, "erase", "old", "--yes", database_url=service_url)
     assert (erased.returncode, erased.stderr) == (0, "")
     assert erased.stdout.startswith("Erased old: ")
     assert "erase it again as their owner" in erased.stdout
-    again = command(tmp_path, "erase", "old", "--yes", database_url=owner_url)
+    again = minutebook(tmp_path, "erase", "old", "--yes", database_url=owner_url)
     assert (again.returncode, "as their owner" in again.stdout) == (0, False)
     with psycopg.connect(owner_url) as owner:
         scrubbed = owner.execute("SELECT scrubbed_at IS NOT NULL FROM keys.conversations").fetchall()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 from api.bootstrap.house import open_house
 from api.settings import Settings
@@ -30,10 +31,11 @@ class SlowToStop:
 
 
 async def test_a_turn_told_to_stop_again_and_again_stops_once_and_its_process_keeps_its_leases(
-    database_url: str,
+    database_url: str, tmp_path: Path
 ) -> None:
     model = SlowToStop()
-    async with open_house(Settings(_env_file=None, database_url=database_url), database_url, model) as house:
+    settings = Settings(_env_file=None, database_url=database_url, data=tmp_path)
+    async with open_house(settings, database_url, model) as house:
         turns: TurnService = house.app.state.turns
         await turns.submit(parsed_request(ASKED, 1000), "local")
         first = asyncio.create_task(turns.cancel("t-1", "local"))
