@@ -49,6 +49,7 @@ cli = CommandLine(
     epilog="Start with `minutebook serve`: it brings its own PostgreSQL and a demo model.",
 )
 out = Console()
+_GONE = ("08", "57P")  # with these an SQLSTATE begins where the connection, or the server, has ended
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for scripts.")]
 
@@ -85,7 +86,10 @@ def _why(error: psycopg.Error) -> str:
     """Say the kind of trouble in our words; the driver's own name hosts, users and SQL."""
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return "its user may not (making tables takes their owner)"
-    return f"{type(error).__name__} {error.sqlstate or ''}".strip()
+    kind = f"{type(error).__name__} {error.sqlstate or ''}".strip()
+    if isinstance(error, psycopg.OperationalError) and (error.sqlstate or _GONE[0]).startswith(_GONE):
+        return f"it went away ({kind}); run this again when it is back"
+    return kind
 
 
 def _leave(*_: object) -> None:

@@ -27,10 +27,11 @@ RANGE: Final = 50_000  # positions between two checkpoints
 _CHUNK: Final = 500  # events whose rows are looked up together
 _KEPT_ROWS: Final = 150_000  # in memory beyond one range
 _FIRST_EVENT: Final = "conversation.started"
-_GONE: Final = ("08", "57P")  # with these an SQLSTATE begins where the connection, or the server, has ended
 
+# What keeps a part from going on: an event (its position, and why), or the database.
+Failure = tuple[int, str] | psycopg.Error
 # What a part tells the process that started it: (part, position reached, what went wrong).
-Report = tuple[int, int, tuple[int, str] | None]
+Report = tuple[int, int, Failure | None]
 
 
 class PartOver(Exception):  # noqa: N818 (nothing is wrong: another one does this part)
@@ -146,7 +147,8 @@ def load_part(url: str, make: Callable[[], Loader], part: Part, reports: Connect
     """Load one part up to its target: the life of a worker process. Ends when its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     gc.disable()  # rows have no cycles, and there are many of them
-    loader, position, failure = make(), part.position, None
+    loader, position = make(), part.position
+    failure: Failure | None = None
     try:
         _stay_with_parent()
         with connect(url, "rebuild read") as reading, connect(url, "rebuild write") as writing:
@@ -158,16 +160,9 @@ def load_part(url: str, make: Callable[[], Loader], part: Part, reports: Connect
     except PartOver:
         failure = 0, "another process has moved its checkpoint"
     except psycopg.Error as error:
-        failure = 0, _trouble(error)
+        failure = error
     if failure:
         reports.send((part.number, position, failure))
-
-
-def _trouble(error: psycopg.Error) -> str:
-    """Say what is wrong with the database; the driver's own words have addresses and paths in them."""
-    if error.sqlstate is None or error.sqlstate.startswith(_GONE):
-        return "the database went away; run it again, and it goes on where it was"
-    return f"the database refused what it was to do ({type(error).__name__})"
 
 
 def _one_range(

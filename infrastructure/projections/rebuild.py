@@ -17,7 +17,7 @@ from infrastructure.projections.checkpoints import RebuildMark
 from infrastructure.projections.connecting import connect
 from infrastructure.projections.generations import clean, compared, suffix
 from infrastructure.projections.indexing import make_indexes
-from infrastructure.projections.loading import RANGE, Loader, Part
+from infrastructure.projections.loading import RANGE, Failure, Loader, Part
 from infrastructure.projections.read_model import ReadModel
 from infrastructure.projections.reading import head_of, read_page
 from infrastructure.projections.workers import Workers
@@ -183,10 +183,15 @@ class Rebuild:
                 if self._is_cancelled():
                     return False
                 if failure := workers.hear():
-                    raise RebuildError(name=self._model.name, reason=_reason(*failure))
+                    raise self._stopped_by(failure)
                 self._courtesy.look(connection)
                 self._tell("loading", workers.position, target)
         return True
+
+    def _stopped_by(self, failure: Failure) -> Exception:
+        if isinstance(failure, psycopg.Error):
+            return failure
+        return RebuildError(name=self._model.name, reason=_reason(*failure))
 
     def _parts(self, connection: psycopg.Connection) -> list[Part]:
         rows = connection.execute(

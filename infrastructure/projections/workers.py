@@ -6,7 +6,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Final, cast
 
-from infrastructure.projections.loading import Loader, Part, load_part
+from infrastructure.projections.loading import Failure, Loader, Part, load_part
 from infrastructure.projections.yielding import step_back
 
 _POLL_S: Final = 0.2
@@ -52,8 +52,8 @@ class Workers:
             for ours in self._reports:
                 ours.close()
 
-    def hear(self) -> tuple[int, str] | None:
-        """Take what has been reported; returns the position and the reason where a part cannot go on."""
+    def hear(self) -> Failure | None:
+        """Take what has been reported; returns what keeps a part from going on, where something does."""
         for ready in wait(list(self._reports), timeout=_POLL_S):
             connection = cast("Connection", ready)
             try:
@@ -64,5 +64,5 @@ class Workers:
                 if self._reached[part] < self._target:
                     failure = (0, "a worker process has died")
             if failure:
-                return cast("tuple[int, str]", failure)
+                return cast("Failure", failure)
         return None

@@ -80,7 +80,7 @@ class Figure:
         return median(self.p99s)
 
     def beside(self, other: "Figure") -> float:
-        """Return how many times as fast this is, as both were a few seconds apart."""
+        """Return how many times as fast this is: the median over rounds of both."""
         return median(ours / theirs for ours, theirs in zip(self.rates, other.rates, strict=True))
 
     def add(self, latencies: list[float], seconds: float) -> None:
