@@ -21,8 +21,8 @@ _INT8 = Struct("!iq").pack
 _NULL = b"\xff\xff\xff\xff"
 
 
-class _Array:
-    """The encoded array, ready to be sent."""
+class Array:
+    """An array of PostgreSQL, encoded and ready to be sent."""
 
     element: ClassVar[int]
     oid: ClassVar[int]
@@ -33,7 +33,7 @@ class _Array:
         self.encoded = header + b"".join(elements)
 
 
-class TextArray(_Array):
+class TextArray(Array):
     """`text[]`; None is NULL."""
 
     element, oid = 25, 1009
@@ -43,7 +43,7 @@ class TextArray(_Array):
         super().__init__(elements, len(elements))
 
 
-class ByteaArray(_Array):
+class ByteaArray(Array):
     """`bytea[]`; None is NULL."""
 
     element, oid = 17, 1001
@@ -53,7 +53,7 @@ class ByteaArray(_Array):
         super().__init__(elements, len(elements))
 
 
-class Int4Array(_Array):
+class Int4Array(Array):
     """`int[]`; None is NULL."""
 
     element, oid = 23, 1007
@@ -63,7 +63,7 @@ class Int4Array(_Array):
         super().__init__(elements, len(elements))
 
 
-class Int8Array(_Array):
+class Int8Array(Array):
     """`bigint[]`; None is NULL."""
 
     element, oid = 20, 1016
@@ -76,7 +76,7 @@ class Int8Array(_Array):
 class _ArrayDumper(Dumper):
     format = pq.Format.BINARY
 
-    def dump(self, obj: _Array) -> Buffer:
+    def dump(self, obj: Array) -> Buffer:
         return obj.encoded
 
 

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
-from itertools import groupby
+from itertools import chain, groupby
 from operator import attrgetter
 from typing import Any
 
 from application.ports import Closing
-from infrastructure.postgres.arrays import ByteaArray, Int4Array, Int8Array, TextArray
+from infrastructure.postgres.arrays import Array, ByteaArray, Int4Array, Int8Array, TextArray
 
 APPEND = f"SELECT * FROM append_batch({', '.join(['%b'] * 29)})"
 # With the time at which its rows were written and only the commit was left.
@@ -101,8 +101,8 @@ class Status(IntEnum):
     FENCED = 2
 
 
-def parameters(saves: Sequence[Save]) -> list[Any]:
-    """Return the arguments of `append_batch` for these saves, in its order."""
+def parameters(saves: Sequence[Save]) -> list[Array | None]:
+    """Return the arguments of `append_batch` for these saves, in its order; None is for what none has."""
     return [
         Int4Array([len(save.events) for save in saves]),
         *_event_columns(saves),
@@ -113,7 +113,7 @@ def parameters(saves: Sequence[Save]) -> list[Any]:
     ]
 
 
-def _event_columns(saves: Sequence[Save]) -> list[Any]:
+def _event_columns(saves: Sequence[Save]) -> list[Array]:
     events = [event for save in saves for event in save.events]
     return [
         Int4Array([number for number, save in enumerate(saves, 1) for _ in save.events]),
@@ -127,7 +127,7 @@ def _event_columns(saves: Sequence[Save]) -> list[Any]:
     ]
 
 
-def _expectation_columns(saves: Sequence[Save]) -> list[Any]:
+def _expectation_columns(saves: Sequence[Save]) -> list[Array]:
     rows = [
         (n, stream, version, save)
         for n, save in enumerate(saves, 1)
@@ -145,12 +145,12 @@ def _first(save: Save, stream: str) -> int | None:
     return min((event.version for event in save.events if event.stream == stream), default=None)
 
 
-def _closing_columns(saves: Sequence[Save]) -> list[Any]:
+def _closing_columns(saves: Sequence[Save]) -> Sequence[Array | None]:
     rows = [(n, save.closing, save.node) for n, save in enumerate(saves, 1) if save.closing is not None]
     return _closings(rows) if rows else _NO_CLOSINGS
 
 
-def _closings(rows: Sequence[tuple[int, Closing, str]]) -> list[Any]:
+def _closings(rows: Sequence[tuple[int, Closing, str]]) -> list[Array]:
     return [
         Int4Array([number for number, _, _ in rows]),
         TextArray([closing.turn_id for _, closing, _ in rows]),
@@ -167,12 +167,12 @@ def _json(outcome: Mapping[str, Any] | None) -> bytes | None:
     return None if outcome is None else json.dumps(outcome, separators=(",", ":")).encode()
 
 
-def _snapshot_columns(saves: Sequence[Save]) -> list[Any]:
+def _snapshot_columns(saves: Sequence[Save]) -> Sequence[Array | None]:
     rows = [(number, snapshot) for number, save in enumerate(saves, 1) for snapshot in save.snapshots]
     return _snapshots(rows) if rows else _NO_SNAPSHOTS
 
 
-def _snapshots(rows: Sequence[tuple[int, Snapshot]]) -> list[Any]:
+def _snapshots(rows: Sequence[tuple[int, Snapshot]]) -> list[Array]:
     return [
         Int4Array([number for number, _ in rows]),
         TextArray([snapshot.stream for _, snapshot in rows]),
@@ -182,12 +182,12 @@ def _snapshots(rows: Sequence[tuple[int, Snapshot]]) -> list[Any]:
     ]
 
 
-def _key_columns(saves: Sequence[Save]) -> list[Any]:
+def _key_columns(saves: Sequence[Save]) -> Sequence[Array | None]:
     rows = [(number, save.key) for number, save in enumerate(saves, 1) if save.key is not None]
     return _keys(rows) if rows else _NO_KEYS
 
 
-def _keys(rows: Sequence[tuple[int, NewKey]]) -> list[Any]:
+def _keys(rows: Sequence[tuple[int, NewKey]]) -> list[Array]:
     return [
         Int4Array([number for number, _ in rows]),
         TextArray([key.conversation for _, key in rows]),
@@ -195,5 +195,7 @@ def _keys(rows: Sequence[tuple[int, NewKey]]) -> list[Any]:
     ]
 
 
-_NO_CLOSINGS, _NO_SNAPSHOTS, _NO_KEYS = _closings(()), _snapshots(()), _keys(())
-TYPES = [array.oid for array in parameters(())]  # what `append_batch` takes, as PostgreSQL numbers its types
+_GROUPS = (_closings(()), _snapshots(()), _keys(()))
+_NO_CLOSINGS, _NO_SNAPSHOTS, _NO_KEYS = ([None] * len(group) for group in _GROUPS)
+_ALWAYS = [Int4Array(()), *_event_columns(()), *_expectation_columns(())]
+TYPES = [array.oid for array in (*_ALWAYS, *chain(*_GROUPS))]  # as PostgreSQL numbers them

@@ -17,6 +17,8 @@ _LIVENESS: Mapping[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
 }
+# `append_batch` looks rows up by an index, each of them, however small the tables still are.
+_APPENDING = "plan_cache_mode=force_generic_plan enable_seqscan=off enable_hashjoin=off enable_mergejoin=off"
 
 
 def arguments(name: str, statement_timeout_s: float, connect_timeout_s: int = 5) -> dict[str, Any]:
@@ -30,6 +32,15 @@ def arguments(name: str, statement_timeout_s: float, connect_timeout_s: int = 5)
         "connect_timeout": connect_timeout_s,
         "options": options,
     }
+
+
+def appending(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return these arguments for a connection that calls `append_batch` over and over.
+
+    As settings of the function itself they would cost each call as much as one of its look-ups.
+    """
+    options = "".join(f" -c {setting}" for setting in _APPENDING.split())
+    return {**arguments, "options": arguments["options"] + options}
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ import psycopg
 from application.errors import ConflictError, StoreUnavailableError, TurnLostError
 from domain.errors import MinutebookError
 from infrastructure.postgres.batch import APPEND_NUMBERED, TYPES, Save, Status, Stored, parameters
-from infrastructure.postgres.connections import arguments
+from infrastructure.postgres.connections import appending, arguments
 from infrastructure.postgres.settling import settle
 from infrastructure.postgres.wire import Wire
 
@@ -127,7 +127,7 @@ class Lane:
     async def _execute(self, connection: psycopg.AsyncConnection, saves: Sequence[Save]) -> list[Outcome]:
         """Run the one statement; an error that leaves the connection whole is a certain rollback."""
         try:
-            arrays = [array.encoded for array in parameters(saves)]
+            arrays = [array.encoded if array else None for array in parameters(saves)]
             began = time.perf_counter()
             *row, written_at = await self._wire.row(arrays, self._statement_timeout_s + 5)
         except OSError as error:  # a timeout is one, too
@@ -156,7 +156,7 @@ class Lane:
         return self._connection
 
     async def _connect(self) -> psycopg.AsyncConnection:
-        settings = arguments("minutebook append", self._statement_timeout_s)
+        settings = appending(arguments("minutebook append", self._statement_timeout_s))
         connection = await psycopg.AsyncConnection.connect(self._conninfo, **settings)
         self._wire = Wire(connection, APPEND_NUMBERED, TYPES)
         return connection

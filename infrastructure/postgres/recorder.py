@@ -18,7 +18,7 @@ from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from infrastructure.postgres import arrays
 from infrastructure.postgres.batch import APPEND, NewEvent, Save, Status, parameters
-from infrastructure.postgres.connections import arguments
+from infrastructure.postgres.connections import appending, arguments
 from infrastructure.postgres.notifier import CHANNEL
 
 _EVENTS = """
@@ -66,7 +66,7 @@ class PostgresRecorder(ApplicationRecorder):
         self._are_uuids = originator_ids == "uuid"
         self._pool: ConnectionPool[psycopg.Connection[TupleRow]] = ConnectionPool(
             conninfo,
-            kwargs=arguments("minutebook recorder", statement_timeout_s=30),
+            kwargs=appending(arguments("minutebook recorder", statement_timeout_s=30)),
             configure=arrays.register,
             check=ConnectionPool.check_connection,
             min_size=0,

@@ -35,7 +35,7 @@ class Wire:
         self._last: PGresult | None = None
         self._answer: asyncio.Future[PGresult | None] | None = None
 
-    async def row(self, arguments: Sequence[bytes], patience_s: float) -> tuple[Any, ...]:
+    async def row(self, arguments: Sequence[bytes | None], patience_s: float) -> tuple[Any, ...]:
         """Run the statement, prepared at its first run, and return its row.
 
         Raises `psycopg.Error`: the connection is broken after it, or the server has refused the statement
