@@ -33,13 +33,22 @@ class Array:
         self.encoded = header + b"".join(elements)
 
 
+class _Texts(dict[str | None, bytes]):
+    """Encodes each text once: the events of a save have one stream, one turn, one actor."""
+
+    def __missing__(self, text: str) -> bytes:
+        raw = text.encode()
+        encoded = self[text] = _LENGTH(len(raw)) + raw
+        return encoded
+
+
 class TextArray(Array):
     """`text[]`; None is NULL."""
 
     element, oid = 25, 1009
 
     def __init__(self, values: Iterable[str | None]) -> None:
-        elements = [_NULL if value is None else _LENGTH(len(raw := value.encode())) + raw for value in values]
+        elements = list(map(_Texts({None: _NULL}).__getitem__, values))
         super().__init__(elements, len(elements))
 
 
