@@ -94,22 +94,22 @@ Contestant = Callable[[str, int, float, Figure], None]
 SLOT_S = 0.1  # of plain saves, and then of sealed ones
 
 
-def turn(conversation: str, after: int) -> Save:
-    """Return the save of a turn in a conversation that is at this version."""
+def turn(conversation: str, after: int) -> list[NewEvent]:
+    """Return the events of a turn in a conversation that is at this version."""
     turn_id, stream = str(uuid4()), f"conversation-{conversation}"
-    events = [
+    return [
         NewEvent(stream, version, "MessageSaid", conversation, turn_id, "user:anna", DATA)
         for version in range(after + 1, after + 1 + EVENTS)
     ]
-    return Save(events, {stream: after})
 
 
 def plain(turns: int) -> Iterator[Save]:
     """Have conversations of so many turns, one after the other."""
     while True:
         conversation = str(uuid4())
-        for number in range(turns):
-            yield turn(conversation, number * EVENTS)
+        for after in range(0, turns * EVENTS, EVENTS):
+            events = turn(conversation, after)
+            yield Save(events, {events[0].stream: after})
 
 
 def encrypted(turns: int, vault: Vault) -> Iterator[Save]:
@@ -118,11 +118,11 @@ def encrypted(turns: int, vault: Vault) -> Iterator[Save]:
         conversation = str(uuid4())
         key, wrapped = vault.new_key(conversation)
         vault.keep(conversation, key)
-        for number in range(turns):
-            save, known = turn(conversation, number * EVENTS), vault.find(conversation)
+        for after in range(0, turns * EVENTS, EVENTS):
+            events, known = turn(conversation, after), vault.find(conversation)
             assert isinstance(known, DataKey)
-            stored = None if number else NewKey(conversation, wrapped)
-            yield Save([sealed(event, known) for event in save.events], save.expected, key=stored)
+            stored = None if after else NewKey(conversation, wrapped)
+            yield Save([sealed(event, known) for event in events], {events[0].stream: after}, key=stored)
 
 
 def appended(url: str, clients: int, seconds: float, figure: Figure) -> None:

@@ -52,11 +52,10 @@ BEGIN
 
     IF cardinality(closing_saves) > 0 THEN
         held := ARRAY(
-            SELECT c.save
-            FROM unnest(closing_saves, closing_turns, closing_attempts, closing_nodes)
-                AS c (save, turn, attempt, node)
-            JOIN turns t ON t.id = c.turn
-            WHERE t.state = 'running' AND t.attempt = c.attempt AND t.node = c.node
+            SELECT closing_saves[c]
+            FROM generate_series(1, cardinality(closing_saves)) AS c
+            JOIN turns t ON t.id = closing_turns[c]
+            WHERE t.state = 'running' AND t.attempt = closing_attempts[c] AND t.node = closing_nodes[c]
             FOR NO KEY UPDATE OF t
         );
         IF cardinality(held) < cardinality(closing_saves) THEN
@@ -79,7 +78,7 @@ BEGIN
         END IF;
     END LOOP;
 
-    -- By their subscripts: unnesting eight arrays side by side costs more than the rest of a small batch.
+    -- By their subscripts, here and below: unnesting arrays side by side costs more than the rest of a small batch.
     INSERT INTO log (position, recorded_at, version, stream, type, conversation, turn, actor, data)
     SELECT e + shifts[saves[e]], stored_at,
         versions[e], streams[e], types[e], conversations[e], turn_ids[e], actors[e], datas[e]
@@ -90,25 +89,22 @@ BEGIN
     IF cardinality(closing_saves) > 0 THEN
         UPDATE turns t SET
             state = 'committed',
-            first_position = coalesce(c.first, firsts[c.save]),
-            last_position = coalesce(c.last, lasts[c.save]),
-            provisional_frames = c.frames,
-            outcome = c.outcome,
+            first_position = coalesce(closing_firsts[c], firsts[closing_saves[c]]),
+            last_position = coalesce(closing_lasts[c], lasts[closing_saves[c]]),
+            provisional_frames = closing_frames[c],
+            outcome = closing_outcomes[c],
             ended_at = stored_at,
             payload = NULL,
             code = NULL
-        FROM unnest(
-            closing_saves, closing_turns, closing_frames, closing_firsts, closing_lasts, closing_outcomes
-        ) AS c (save, turn, frames, first, last, outcome)
-        WHERE t.id = c.turn AND statuses[c.save] = 0;
+        FROM generate_series(1, cardinality(closing_saves)) AS c
+        WHERE t.id = closing_turns[c] AND statuses[closing_saves[c]] = 0;
     END IF;
 
     IF cardinality(snapshot_saves) > 0 THEN
         INSERT INTO snapshots AS kept (stream, recorded_at, version, state_version, state)
-        SELECT s.stream, stored_at, s.version, s.state_version, s.state
-        FROM unnest(snapshot_saves, snapshot_streams, snapshot_versions, snapshot_state_versions, snapshot_states)
-            AS s (save, stream, version, state_version, state)
-        WHERE statuses[s.save] = 0
+        SELECT snapshot_streams[s], stored_at, snapshot_versions[s], snapshot_state_versions[s], snapshot_states[s]
+        FROM generate_series(1, cardinality(snapshot_saves)) AS s
+        WHERE statuses[snapshot_saves[s]] = 0
         ON CONFLICT (stream) DO UPDATE SET
             recorded_at = excluded.recorded_at, version = excluded.version,
             state_version = excluded.state_version, state = excluded.state
@@ -118,9 +114,9 @@ BEGIN
     -- Not ON CONFLICT DO NOTHING: a save that was sealed with another key than the kept one is refused.
     IF cardinality(key_saves) > 0 THEN
         INSERT INTO keys.conversations (conversation, wrapped)
-        SELECT k.conversation, k.wrapped
-        FROM unnest(key_saves, key_conversations, key_wrapped) AS k (save, conversation, wrapped)
-        WHERE statuses[k.save] = 0;
+        SELECT key_conversations[k], key_wrapped[k]
+        FROM generate_series(1, cardinality(key_saves)) AS k
+        WHERE statuses[key_saves[k]] = 0;
     END IF;
 END
 $$;
