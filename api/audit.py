@@ -21,7 +21,7 @@ NDJSON: Final = "application/x-ndjson"
 Filter = Annotated[str | None, Query(max_length=1000)]
 
 
-def _the_audit(request: Request) -> Audit:
+async def _the_audit(request: Request) -> Audit:
     audit: Audit = request.app.state.audit
     return audit
 

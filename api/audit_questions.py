@@ -22,9 +22,11 @@ from application.audit_questions import (
     rejected_and_retried,
 )
 from application.audit_show import turn_said
+from application.auditing import Audit
 from application.errors import InvalidFilterError
 from application.past import as_of, changes
 from application.queries import Answer
+from application.reading import Reads
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"], dependencies=[Depends(auditing), *KNOWN_ONLY])
 
@@ -79,14 +81,14 @@ Question = Callable[[AuditLog, Questions, RequestFilter, int], Awaitable[Answer[
 
 @dataclass(frozen=True)
 class Asked:
-    """What both questions about calls and plans are asked with; the framework makes it of a request."""
+    """What both questions about calls and plans are asked with."""
 
     request: Request
-    audit: TheAudit
-    reads: TheReads
-    wanted: Wanted
-    limit: Limit = 50
-    min_position: MinPosition = 0
+    audit: Audit
+    reads: Reads
+    wanted: RequestFilter
+    limit: int
+    min_position: int
 
     async def answered(self, name: str, question: Question) -> Response:
         """Answer with what was found, under this name."""
@@ -98,7 +100,18 @@ class Asked:
         return answered(self.request, answer.position, body)
 
 
-Asking = Annotated[Asked, Depends()]
+async def _asked(
+    request: Request,
+    audit: TheAudit,
+    reads: TheReads,
+    wanted: Wanted,
+    limit: Limit = 50,
+    min_position: MinPosition = 0,
+) -> Asked:
+    return Asked(request, audit, reads, wanted, limit, min_position)
+
+
+Asking = Annotated[Asked, Depends(_asked)]
 
 
 @router.get("/approvals")

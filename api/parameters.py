@@ -61,7 +61,7 @@ async def _last_seen(
 LastSeen = Annotated[str | None, Depends(_last_seen)]
 
 
-def _only_key(
+async def _only_key(
     request: Request,
     key: Annotated[
         str | None, Header(alias="Idempotency-Key", description="The turn's id, as turn_id in a message.")

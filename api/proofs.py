@@ -16,7 +16,7 @@ router = APIRouter(prefix="/v1/audit", tags=["audit"], dependencies=[Depends(aud
 _MOST: Final = 2**63 - 1
 
 
-def _seals(request: Request) -> Seals:
+async def _seals(request: Request) -> Seals:
     seals: Seals = request.app.state.seals
     return seals
 

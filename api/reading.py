@@ -26,14 +26,14 @@ _MOST: Final = 2**63 - 1
 _BAD_CURSOR: Final = "it is none that this address has given"
 
 
-def _known_id(conversation_id: Annotated[str, Path()]) -> str:
+async def _known_id(conversation_id: Annotated[str, Path()]) -> str:
     """Return the id of the address; one that no conversation can have is no conversation."""
     if not re.fullmatch(ID_PATTERN, conversation_id):
         raise ConversationNotFoundError
     return conversation_id
 
 
-def _reads(request: Request) -> Reads:
+async def _reads(request: Request) -> Reads:
     reads: Reads = request.app.state.reads
     return reads
 
@@ -56,12 +56,16 @@ MinPosition = Annotated[
 class _Paging:
     """Which page of a list, and how new it has to be."""
 
-    limit: Limit = 50
-    cursor: Cursor = None
-    min_position: MinPosition = 0
+    limit: int
+    cursor: str | None
+    min_position: int
 
 
-Paging = Annotated[_Paging, Depends()]
+async def _paging(limit: Limit = 50, cursor: Cursor = None, min_position: MinPosition = 0) -> _Paging:
+    return _Paging(limit, cursor, min_position)
+
+
+Paging = Annotated[_Paging, Depends(_paging)]
 
 
 # --- answers -------------------------------------------------------------------------------------

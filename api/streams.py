@@ -27,7 +27,7 @@ _BODY: dict[str, Any] = {
 }
 
 
-def _known_id(turn_id: Annotated[str, Path()]) -> str:
+async def _known_id(turn_id: Annotated[str, Path()]) -> str:
     """Return the id of the address; one that no turn can have is no turn."""
     if not is_id(turn_id):
         raise TurnNotFoundError

@@ -12,6 +12,7 @@ FROZEN = {
     "006_keys.sql": "d0ec2e7ffd5163ef",
     "007_audit.sql": "d2ee40eaf41e5c00",
     "008_turns_begun.sql": "00e2e0d8192d0e50",
+    "009_append.sql": "ac40723f31a24051",
 }
 
 

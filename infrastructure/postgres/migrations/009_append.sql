@@ -1,4 +1,5 @@
--- The one function that appends. Databases that began with another version of it get it anew.
+-- The function that appends, anew: the versions of a batch are checked in one look, what belongs to a save is
+-- taken by its subscripts, and the settings of the planner are the connection's.
 
 -- Appends a batch of saves in one transaction and says what became of each.
 --
