@@ -38,7 +38,7 @@ def calls(dependant: Dependant) -> Iterator[Callable[..., Any]]:
         yield from calls(inner)
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{'/'.join(route.methods)} {route.path}")
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{'/'.join(sorted(route.methods))} {route.path}")
 def test_all_that_a_request_calls_runs_on_the_loop(route: APIRoute) -> None:
     found = list(calls(route.dependant))
     assert found
