@@ -133,7 +133,7 @@ def _serve(settings: Settings, stop: Stop) -> None:
     from api.workers import serve_workers
 
     allow_many_files()
-    with listen(settings.host, settings.port) as sock, database(settings) as url:
+    with listen(settings.host, settings.port) as sock, database(settings, is_watched=True) as url:
         stop.hold()
         on_ready = partial(_welcome, settings, sock.getsockname()[1])
         if settings.workers > 1:

@@ -1,13 +1,14 @@
 """The database: the one that is set, else the embedded one; migrated before anybody uses it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import psycopg
 
 from api.settings import Settings, SettingsError
 from infrastructure.postgres import schema
 from infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from infrastructure.postgres.watching import watched
 from infrastructure.projections.operating import make_tables
 from infrastructure.projections.registry import READ_MODELS
 
@@ -15,8 +16,8 @@ _ON_ITS_WAY = (psycopg.errors.AdminShutdown, psycopg.errors.CrashShutdown, psyco
 
 
 @contextmanager
-def database(settings: Settings) -> Iterator[str]:
-    """Give the database's address, starting the embedded one where none is set.
+def database(settings: Settings, *, is_watched: bool = False) -> Iterator[str]:
+    """Give the database's address, starting the embedded one where none is set; watched, it is kept running.
 
     Raises `SettingsError` where it cannot be reached, is too old, or its schema does not fit.
     """
@@ -29,7 +30,8 @@ def database(settings: Settings) -> Iterator[str]:
         with EmbeddedPostgres(settings.data) as embedded:
             url = embedded.start()
             _migrate(url, f"The embedded PostgreSQL in {settings.data}")
-            yield url
+            with watched(embedded) if is_watched else nullcontext():
+                yield url
     except EmbeddedPostgresError as error:
         raise SettingsError(str(error)) from None
 

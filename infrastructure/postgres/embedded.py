@@ -63,11 +63,20 @@ class EmbeddedPostgres:
         EmbeddedPostgresError when there is no server to be had.
         """
         self._make_folder()
-        try:
-            with unbroken(), self._alone():
-                return self._start(ServerProcess(self.folder))
-        except (OSError, SystemUserError) as error:
-            raise EmbeddedPostgresError(f"PostgreSQL cannot start in {self.folder}: {error}.") from error
+        with self._said(), unbroken(), self._alone():
+            return self._start(ServerProcess(self.folder))
+
+    def revive(self) -> bool:
+        """Start the server again where it has died; say whether it had.
+
+        Where its data is gone, too, none is made. Raises EmbeddedPostgresError when it does not start.
+        """
+        with self._said():
+            server = ServerProcess(self.folder)
+            has_died = server.has_data and not server.is_running()
+        if has_died:
+            self.start()
+        return has_died
 
     def stop(self) -> None:
         """Leave the server, and stop it unless somebody else uses it.
@@ -109,6 +118,14 @@ class EmbeddedPostgres:
             with use:
                 if _locked(use, fcntl.LOCK_EX | fcntl.LOCK_NB):
                     server.stop()
+
+    @contextmanager
+    def _said(self) -> Iterator[None]:
+        """Say in one sentence what the system has refused."""
+        try:
+            yield
+        except (OSError, SystemUserError) as error:
+            raise EmbeddedPostgresError(f"PostgreSQL cannot start in {self.folder}: {error}.") from error
 
     def _make_folder(self) -> None:
         shown = os.fsencode(self.folder).decode(errors="replace")

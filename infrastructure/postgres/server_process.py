@@ -55,7 +55,7 @@ class ServerProcess:
         """Start the server, with data made if there is none, or take over a running one; return its URL."""
         self.user.may_reach(self.data)
         self.user.may_reach(self.binaries / "postgres")
-        if not (self.data / "PG_VERSION").exists():
+        if not self.has_data:
             self._create_data()
         self._check_version()
         deadline = time.monotonic() + PATIENCE_S
@@ -75,6 +75,11 @@ class ServerProcess:
             self._run("pg_ctl", "stop", "-D", str(self.data), "-m", "fast", "-w", "-t", str(PATIENCE_S))
             with suppress(OSError):
                 self._socket_folder().rmdir()
+
+    @property
+    def has_data(self) -> bool:
+        """Whether there is data to start a server over."""
+        return (self.data / "PG_VERSION").exists()
 
     def is_running(self) -> bool:
         """Say whether the process of the pid file is a server over this data, and not just any process."""
