@@ -11,13 +11,12 @@ from application.errors import StoreUnavailableError
 from infrastructure.postgres.batch import NewEvent, Save, Snapshot, Stored
 from infrastructure.postgres.lane import Lane, Outcome, UnreachableError
 from infrastructure.postgres.notifier import Notifier
+from infrastructure.postgres.pace import Pace
 
 __all__ = ["Appender", "NewEvent", "Save", "Snapshot", "Stored"]
 
 _log = logging.getLogger(__name__)
 LANES: Final = 2
-_WORTHWHILE: Final = 3  # at 2, batches of 16 clients were split and slower; at 3, of 16 to 256 all quicker
-_FORGETTING: Final = 1.01  # how much longer a batch may have become since the one before
 LAST_HINT_S = 1.0  # for how long an end waits until readers are told of what was stored last
 
 
@@ -39,28 +38,6 @@ class _Waiting:
             self.answer.set_result(outcome)
         else:
             self.answer.set_exception(outcome)
-
-
-class _Pace:
-    """What a save takes the server, and what a batch takes beside that: its flush and the way there.
-
-    The server writes one batch after the other. Where it has more to do for the rows that wait than for the
-    batch itself, two smaller batches are quicker: we make the one ready while it writes the other. What a
-    batch takes is the least that any took lately: the rest is our own loop, busy with what two batches hide.
-    """
-
-    def __init__(self) -> None:
-        self._save_s = 0.0
-        self._batch_s = 1.0
-
-    def note(self, saves: int, rows_s: float, whole_s: float) -> None:
-        """Note what a batch of so many saves took, with no other before it."""
-        self._save_s += (rows_s / saves - self._save_s) / 8
-        self._batch_s = min(whole_s - rows_s, self._batch_s * _FORGETTING)
-
-    def is_batch(self, saves: int) -> bool:
-        """Whether so many saves are worth a batch of their own beside another one."""
-        return saves * self._save_s > _WORTHWHILE * self._batch_s
 
 
 class Appender:
@@ -90,7 +67,7 @@ class Appender:
         self._idle: list[asyncio.Future[None]] = []  # lanes that wait to be wanted
         self._flying = 0  # how many saves are being written
         self._streams: set[str] = set()  # of what is being written
-        self._pace = _Pace()
+        self._pace = Pace()
         self._notifier = Notifier(conninfo)
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -175,7 +152,7 @@ class Appender:
         return min(self._batch_saves, half if self._pace.is_batch(half) else waiting)
 
     async def _write(self, lane: Lane, batch: Sequence[_Waiting]) -> None:
-        is_first = not self._flying
+        was_alone = not self._flying
         streams = frozenset[str]().union(*(waiting.streams for waiting in batch))
         self._streams |= streams
         self._flying += len(batch)
@@ -190,8 +167,8 @@ class Appender:
             await lane.close()
         self._flying -= len(batch)
         self._streams -= streams
-        if is_first:
-            self._pace.note(len(batch), lane.rows_s, lane.whole_s)
+        if lane.took:
+            self._pace.note(lane.took, was_alone=was_alone)
         self._answer(batch, outcomes)
         if self._stopping:
             self._wake_all()  # what waited for one of these streams may be all that is left

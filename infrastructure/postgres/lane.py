@@ -15,6 +15,7 @@ from application.errors import ConflictError, StoreUnavailableError, TurnLostErr
 from domain.errors import MinutebookError
 from infrastructure.postgres.batch import APPEND_NUMBERED, TYPES, Save, Status, Stored, parameters
 from infrastructure.postgres.connections import appending, arguments
+from infrastructure.postgres.pace import Took
 from infrastructure.postgres.settling import settle
 from infrastructure.postgres.wire import Wire
 
@@ -50,14 +51,14 @@ class Lane:
         self._settle_s = settle_s
         self._statement_timeout_s = statement_timeout_s
         self._connection: psycopg.AsyncConnection | None = None
-        # What the newest batch took: the server, to write its rows; everything, to the acknowledgement.
-        self.rows_s = self.whole_s = 0.0
+        self.took: Took | None = None  # the newest batch that was answered, until the next one
 
     async def write(self, saves: Sequence[Save]) -> list[Outcome]:
         """Append the saves in one transaction and say what became of each, in their order.
 
         Where one of them spoils it for all, each is appended alone. Raises `UnreachableError`.
         """
+        self.took = None
         try:
             return await self._append(saves)
         except psycopg.Error as error:
@@ -138,8 +139,7 @@ class Lane:
                 raise
             await self.close()
             raise _BrokenError from error
-        self.whole_s = time.perf_counter() - began
-        self.rows_s = (written_at - row[-1]).total_seconds()
+        self.took = Took(len(saves), row[-1], written_at, time.perf_counter() - began)
         return [_outcome(save, *said) for save, said in zip(saves, _by_save(*row), strict=True)]
 
     async def _reconnected(self, deadline: float) -> psycopg.AsyncConnection | None:

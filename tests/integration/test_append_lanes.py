@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
 
 from application.errors import ConflictError
 from infrastructure.postgres.appender import Appender, Stored
+from infrastructure.postgres.pace import Took
 from tests.asking import query
 from tests.integration.saves import appending, new_stream, positions, save
 
@@ -19,8 +21,9 @@ AT_WORK = (
 
 def slow_rows(appender: Appender) -> None:
     """Let the appender believe that the server takes long over rows, and no time over a batch."""
+    began_at = datetime.now(UTC)
     for _ in range(100):
-        appender._pace.note(1, 1.0, 1.0)
+        appender._pace.note(Took(1, began_at, began_at + timedelta(seconds=1), 1.001), was_alone=True)
 
 
 @asynccontextmanager
