@@ -31,16 +31,22 @@ class Pace:
         self._written_at: datetime | None = None
 
     def note(self, took: Took, *, was_alone: bool) -> None:
-        """Note a batch. One that came beside another began when that one was over.
-
-        Where the server's clock jumped meanwhile, nothing can be told.
-        """
+        """Note a batch, where it tells something: a clock that jumped meanwhile leaves no trace."""
         rows_s = (took.written_at - took.began_at).total_seconds()
         before, self._written_at = self._written_at or took.began_at, took.written_at
-        batch_s = took.whole_s - rows_s if was_alone else (took.began_at - before).total_seconds()
-        if 0 < rows_s < took.whole_s and batch_s > 0:
+        beside_s = took.whole_s - rows_s
+        batch_s = beside_s if was_alone else (took.began_at - before).total_seconds()
+        if 0 < rows_s < took.whole_s and batch_s > 0 and (was_alone or self._is_news(batch_s, beside_s)):
             self._save_s += (rows_s / took.saves - self._save_s) / 8
             self._batch_s = min(batch_s, self._batch_s * _FORGETTING)
+
+    def _is_news(self, between_s: float, beside_s: float) -> bool:
+        """Whether the time between a batch and the one before it tells of a quicker or a slower disk.
+
+        It does where the batch waited, and not the server for the batch; and it is a little longer than what
+        one takes alone, as it takes a while to wake up who waits.
+        """
+        return beside_s > 2 * between_s and not 1 < between_s / self._batch_s < 2
 
     def is_batch(self, saves: int) -> bool:
         """Whether so many saves are worth a batch of their own beside another one."""

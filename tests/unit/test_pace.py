@@ -51,6 +51,15 @@ def test_a_loop_that_is_busy_now_and_then_is_not_taken_for_a_slow_disk() -> None
     assert pace.is_batch(16)
 
 
+def test_a_server_that_waits_for_us_is_not_taken_for_a_slow_disk() -> None:
+    pace = Pace()
+    one_after_the_other(pace, 500, 16, FLUSH_S)
+    rows_s = 16 * SAVE_S
+    for number in range(500):
+        pace.note(took(16, number * 0.01, rows_s, rows_s + FLUSH_S), was_alone=False)
+    assert pace.is_batch(16)
+
+
 def test_a_disk_that_becomes_slow_is_noticed_also_where_no_batch_comes_alone() -> None:
     pace = Pace()
     one_after_the_other(pace, 500, 16, FLUSH_S)
