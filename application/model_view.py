@@ -50,7 +50,7 @@ async def recent_events(newest_first: AsyncIterator[MinuteEvent], budget: int) -
             without_call.add(about[0])
         if used > budget and not without_call:
             break
-        if isinstance(one, Conversation.UserMessageReceived | Conversation.Started):
+        if isinstance(one, _BEGINNINGS):
             whole = len(taken)
     return list(reversed(taken[:whole] if whole else taken))
 
@@ -100,6 +100,8 @@ class _View:
 
     def _close_group(self) -> None:
         """Add the calls of one answer, then the one result of each."""
+        if not self._group:
+            return
         given: list[ModelMessage] = []
         for call in self._group:
             call_id = self._fresh_id(call.model_call_id, call.call_id)
@@ -123,6 +125,8 @@ def _arguments_text(arguments: Any) -> str:
 
 def _result(event: MinuteEvent) -> tuple[str, str] | None:
     """Return the call and the text of its result where the event gives one."""
+    if type(event) in _SAYINGS:  # most do, and give none
+        return None
     if isinstance(event, Conversation.ToolResultReceived):
         return event.call_id, f"Error: {event.error}" if event.error is not None else _text(event.result)
     if isinstance(event, Conversation.ToolCallRejected):
@@ -136,11 +140,17 @@ def _result(event: MinuteEvent) -> tuple[str, str] | None:
 
 def _said(event: MinuteEvent) -> Said | None:
     """Return what the event says to the model where it says something."""
-    if type(event) not in _SAYINGS:
-        return None
-    role, text = _SAYINGS[type(event)]
-    said = text.format_map(_Readable(event)).strip()
-    return Said(role, said) if said else None
+    said = _text_said(event)
+    return Said(_SAYINGS[type(event)][0], said) if said else None
+
+
+def _text_said(event: MinuteEvent) -> str:
+    """Return the text that the event says to the model, empty where it says nothing."""
+    _, text = _SAYINGS.get(type(event), _NOTHING)
+    # Most events say their content and no more: a turn goes through a hundred of them.
+    if text is _CONTENT and isinstance(content := vars(event)["content"], str):
+        return content.strip()
+    return text.format_map(_Readable(event)).strip() if text else ""
 
 
 class _Readable(dict[str, Any]):
@@ -159,9 +169,12 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
+_BEGINNINGS = (Conversation.UserMessageReceived, Conversation.Started)
+_CONTENT = "{content}"
+_NOTHING = ("", "")
 _SAYINGS: Mapping[type[MinuteEvent], tuple[Any, str]] = {
-    Conversation.UserMessageReceived: ("user", "{content}"),
-    Conversation.AssistantMessageSent: ("assistant", "{content}"),
+    Conversation.UserMessageReceived: ("user", _CONTENT),
+    Conversation.AssistantMessageSent: ("assistant", _CONTENT),
     Conversation.ToolCallEdited: (
         "user",
         "I changed the arguments of {tool} to {arguments_after}. {feedback}",
@@ -178,9 +191,9 @@ _SAYINGS: Mapping[type[MinuteEvent], tuple[Any, str]] = {
 
 def _tokens(event: MinuteEvent) -> int:
     """Estimate what an event costs: four bytes a token, plus a little for its frame."""
-    said = _said(event)
-    text = said.content if said else _result_or_call_text(event)
-    return len(text.encode("utf-8", "replace")) // 4 + 4
+    text = _text_said(event) or _result_or_call_text(event)
+    size = len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+    return size // 4 + 4
 
 
 def _result_or_call_text(event: MinuteEvent) -> str:

@@ -181,6 +181,10 @@ class Vault:
                 self._keys.move_to_end(conversation)
         return key
 
+    def is_erased(self, conversation: str) -> bool:
+        """Whether the key is remembered as destroyed: asked for every event that a model is shown."""
+        return self._keys.get(conversation) is ERASED
+
     def forget(self, conversation: str) -> None:
         """Forget a key that was destroyed."""
         self.keep(conversation, ERASED)

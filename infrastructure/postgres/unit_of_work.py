@@ -240,7 +240,7 @@ class PostgresUnitOfWork:
 
     def _refuse_erased(self) -> None:
         # A turn that has lost its lease may still hold a key that was destroyed since.
-        if isinstance(self._keys.vault.find(self._conversation_id), ErasedKey):
+        if self._keys.vault.is_erased(self._conversation_id):
             raise ConversationErasedError
 
     # --- committing ------------------------------------------------------------------------------

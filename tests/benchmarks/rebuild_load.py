@@ -14,6 +14,7 @@ from pathlib import Path
 
 from infrastructure.postgres import schema
 from infrastructure.postgres.embedded import EmbeddedPostgres
+from infrastructure.postgres.key_store import settle_master
 from infrastructure.projections.operating import make_tables
 from infrastructure.projections.rebuild import Rebuild
 from infrastructure.projections.registry import READ_MODELS
@@ -67,6 +68,7 @@ def run(events: int = 100_000, pause_s: float = 1.0, calm_s: float = 15.0) -> li
         with EmbeddedPostgres(folder / "data") as postgres:
             url = postgres.start()
             schema.migrate(url)
+            settle_master(url, vault())  # before the keys of what is filled in, which no other may open
             made = fill(url, events, vault())
             make_tables(url, READ_MODELS)
             for model in READ_MODELS:
