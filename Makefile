@@ -7,8 +7,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 export PYTHONDONTWRITEBYTECODE :=
 # Arguments for `make run` and `make test`, as in: make run ARGS="--port 8080"
 ARGS ?=
-# Test processes. Many tests wait for a lease, a kill or a restart: six keep two cores busy, four did not.
-WORKERS ?= 6
+# Test processes. Many tests wait for a lease, a kill or a restart: five keep two cores busy, four did not.
+WORKERS ?= 5
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -23,7 +23,8 @@ class LoopWatch:
     long, and the stack that kept it. Time in which the machine gave the thread no processor does not count;
     where it does not tell, a crowded machine is given that much more time. Nor does garbage collection, nor
     a machine that stood still: the watching thread was late, too, and the process had done nothing. What the
-    thread computed counts as what it would have taken on a machine of its own, about; what it slept, in full.
+    thread computed counts as what it would have taken on a machine of its own, about, and so does what
+    another one computed while this one waited, which held the interpreter; what it slept, in full.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limit_s: float = LIMIT_S) -> None:
@@ -66,6 +67,7 @@ class LoopWatch:
         self._look()
         since, collected, still = self._looked_at, self._collected_s, self._still_s
         computed, unserved = time.clock_gettime(self._computing), self._unserved_s()
+        worked = time.process_time()
         try:
             self._loop.call_soon_threadsafe(answer.set)
         except RuntimeError:  # closed between the look and the question
@@ -79,7 +81,11 @@ class LoopWatch:
         collecting = self._collected_s - collected
         computing = max(0.0, time.clock_gettime(self._computing) - computed - collecting)
         asleep = max(0.0, self._looked_at - since - waited - collecting - computing)
-        blocked = (asleep if self._statistics.exists() else asleep / _crowd()) + computing / _crowd()
+        held_off = min(asleep, max(0.0, time.process_time() - worked - collecting - computing))
+        asleep -= held_off
+        blocked = (asleep if self._statistics.exists() else asleep / _crowd()) + (
+            computing + held_off
+        ) / _crowd()
         # Without a stack nothing of ours was running: the loop waited in its selector for a processor.
         if stack and blocked > self._limit_s:
             self.blocks.append(f"The event loop was blocked for {blocked:.3f} s, in:\n{stack}")

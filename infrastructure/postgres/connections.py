@@ -1,5 +1,6 @@
 """Connections that notice when the other end is gone, and errors that say no more than they must."""
 
+import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,6 +10,8 @@ from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 from application.errors import StoreUnavailableError
 
+# What the driver tells of a connection that broke is for a log that somebody has set up, not for a terminal.
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
 # A peer that vanished is noticed in about 15 s, whether we wait for it to answer or to take our bytes.
 _LIVENESS: Mapping[str, Any] = {
     "keepalives": 1,
