@@ -82,7 +82,8 @@ def test_a_stopped_export_goes_on_and_is_the_same_in_the_end(
     for folder in (broken, whole):
         folder.mkdir()
     codes = {stopped(broken, database_url, form, how) for _ in range(2)}
-    assert codes == {-how if how == signal.SIGKILL else 130}, "it was never stopped"
+    stop = -how if how == signal.SIGKILL else 130
+    assert {stop} <= codes <= {stop, 0}, "it was never stopped"  # quick as it is, one may end before we look
     assert ended(*started(broken, database_url, form))[0] == 0
     assert ended(*started(whole, database_url, form))[0] == 0
     assert (broken / "log").read_bytes() == (whole / "log").read_bytes()
